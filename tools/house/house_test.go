@@ -1,0 +1,314 @@
+// Package house holds the arrows between the rooms: which package may import
+// which, where the heavy libraries live, and what a replicated state machine
+// must not do. It owns no code of the program.
+package house
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/muster-registry/muster/"
+
+// rooms says what each room may import of the others. A room not named here is
+// refused until it is. A trailing /… stands for the rooms below as well.
+var rooms = map[string][]string{
+	"fault":               {},
+	"command":             {"fault"},
+	"pki":                 {},
+	"registry":            {"fault", "registry/definition"},
+	"registry/definition": {"fault"},
+	"policy":              {"fault"},
+	"policy/rego":         {"policy", "fault"},
+	"snapshot":            {"fault"},
+	"identity":            {"fault"},
+	"client":              {"fault", "pki"},
+	"fsm":                 {"command", "registry", "policy", "identity", "snapshot", "fault"},
+	"cluster":             {"command", "fault", "cluster/wire", "cluster/journal"},
+	"cluster/journal":     {"fault"},
+	"cluster/wire":        {"fault"},
+	"admit":               {"command", "policy", "identity", "registry", "fsm", "fault"},
+	"lease":               {"command", "registry", "fault"},
+	"api/rest":            {"registry/…", "policy", "identity", "command", "fault"},
+	"dev":                 {"client", "pki", "fault"},
+	"node":                {"…"},
+	"cmd/muster":          {"node", "client", "dev", "pki", "registry", "registry/definition", "policy", "policy/rego", "snapshot", "fault"},
+	"tools/house":         {},
+	"jepsen":              {"…"},
+	"jepsen/…":            {"…"},
+	"examples/…":          {"…"},
+}
+
+// homes says where libraries that shape the code they touch may be imported.
+var homes = map[string][]string{
+	"github.com/hashicorp/raft":                {"cluster", "cluster/journal", "fsm"},
+	"github.com/hashicorp/raft-boltdb":         {"cluster"},
+	"github.com/hashicorp/memberlist":          {"cluster"},
+	"github.com/open-policy-agent/opa":         {"policy/rego"},
+	"go.etcd.io/bbolt":                         {"fsm", "cluster"}, // in cluster: the options of raft-boltdb
+	"github.com/spf13/cobra":                   {"cmd/muster"},
+	"github.com/prometheus/client_golang":      {"cluster", "fsm", "node"},
+	"github.com/anishathalye/porcupine":        {"jepsen/…"},
+	"github.com/getkin/kin-openapi":            {"api/rest"},
+	"github.com/schollz/progressbar":           {"cmd/muster"},
+	"github.com/hashicorp/go-immutable-radix/": {"registry", "policy", "identity"},
+}
+
+// pure rooms are the same on every replica: time, chance and surroundings reach
+// them in commands only.
+var pure = []string{"fsm", "registry", "registry/definition", "policy"}
+
+var impure = map[string][]string{
+	"time": {"Now", "Since", "Until"},
+	"os":   {"Getenv", "LookupEnv", "Environ", "ExpandEnv", "Hostname"},
+}
+
+var impureImports = []string{"math/rand", "math/rand/v2", "crypto/rand"}
+
+// pkg is what go list says of a package.
+type pkg struct {
+	ImportPath string
+	Dir        string
+	GoFiles    []string
+	Imports    []string
+}
+
+func (p pkg) room() string { return strings.TrimPrefix(p.ImportPath, module) }
+
+// within reports whether a room is among the patterns.
+func within(room string, patterns []string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		if p == "…" || p == room {
+			return true
+		}
+		base, below := strings.CutSuffix(p, "/…")
+		return below && (room == base || strings.HasPrefix(room, base+"/"))
+	})
+}
+
+// arrows lists the imports of a package that point where they may not.
+func arrows(p pkg) (wrong []string) {
+	allowed, known := rooms[p.room()]
+	for pattern := range rooms {
+		if !known && within(p.room(), []string{pattern}) {
+			allowed, known = rooms[pattern], true
+		}
+	}
+	if !known {
+		wrong = append(wrong, fmt.Sprintf("%s is not a room of the house yet; say in tools/house what it may import", p.room()))
+	}
+	for _, i := range p.Imports {
+		if to, own := strings.CutPrefix(i, module); own {
+			if known && !within(to, allowed) {
+				wrong = append(wrong, fmt.Sprintf("%s must not import %s", p.room(), to))
+			}
+			continue
+		}
+		for library, where := range homes {
+			if (i == library || strings.HasPrefix(i, strings.TrimSuffix(library, "/")+"/")) && !within(p.room(), where) {
+				wrong = append(wrong, fmt.Sprintf("%s must not import %s; its rooms are %s", p.room(), i, strings.Join(where, ", ")))
+			}
+		}
+	}
+	return wrong
+}
+
+// impurities lists what a file of a pure room does that depends on the replica.
+func impurities(fset *token.FileSet, f *ast.File) (wrong []string) {
+	names := map[string]string{} // local name of an import to its path
+	for _, i := range f.Imports {
+		p, err := strconv.Unquote(i.Path.Value)
+		if err != nil {
+			continue
+		}
+		if slices.Contains(impureImports, p) {
+			wrong = append(wrong, fmt.Sprintf("%s: %s is not the same on every replica", fset.Position(i.Pos()), p))
+		}
+		name := path.Base(p)
+		if i.Name != nil {
+			name = i.Name.Name
+		}
+		names[name] = p
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		s, ok := n.(*ast.SelectorExpr)
+		if !ok {
+			return true
+		}
+		if x, ok := s.X.(*ast.Ident); ok && slices.Contains(impure[names[x.Name]], s.Sel.Name) {
+			wrong = append(wrong, fmt.Sprintf("%s: %s.%s is not the same on every replica; let it arrive in the command", fset.Position(s.Pos()), x.Name, s.Sel.Name))
+		}
+		return true
+	})
+	return wrong
+}
+
+func list(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-json=ImportPath,Dir,GoFiles,Imports", "./...")
+	cmd.Dir = filepath.Join("..", "..")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []pkg
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+func TestTheHouseStandsAsDrawn(t *testing.T) {
+	all := list(t)
+	if len(all) < 10 {
+		t.Fatalf("go list found only %d packages", len(all))
+	}
+	for _, p := range all {
+		for _, w := range arrows(p) {
+			t.Error(w)
+		}
+		if !slices.Contains(pure, p.room()) {
+			continue
+		}
+		for _, name := range p.GoFiles {
+			fset := token.NewFileSet()
+			f, err := parser.ParseFile(fset, filepath.Join(p.Dir, name), nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, w := range impurities(fset, f) {
+				t.Error(w)
+			}
+		}
+	}
+}
+
+// TestBrokenHousesAreNoticed plants what the rules are there to refuse.
+func TestBrokenHousesAreNoticed(t *testing.T) {
+	for _, c := range []struct {
+		room, imports string
+		ok            bool
+	}{
+		{"registry", module + "fault", true},
+		{"registry", module + "node", false},
+		{"fault", module + "command", false},
+		{"cluster", module + "fsm", false},
+		{"cluster", "github.com/hashicorp/raft", true},
+		{"api/rest", "github.com/hashicorp/raft", false},
+		{"policy", "github.com/open-policy-agent/opa/v1/ast", false},
+		{"policy/rego", "github.com/open-policy-agent/opa/v1/ast", true},
+		{"cmd/muster", "go.etcd.io/bbolt", false},
+		{"cluster", "github.com/hashicorp/raft-boltdb/v2", true},
+		{"fsm", "github.com/hashicorp/raft-boltdb/v2", false},
+		{"client", module + "cmd/muster", false},
+		{"common", "strings", false},
+	} {
+		got := arrows(pkg{ImportPath: module + c.room, Imports: []string{c.imports}})
+		if (len(got) == 0) != c.ok {
+			t.Errorf("%s importing %s: %q", c.room, c.imports, got)
+		}
+	}
+	for src, count := range map[string]int{
+		`import "time"; var x = time.Now()`:               1,
+		`import clock "time"; var x = clock.Now()`:        1,
+		`import "time"; var x = time.Second`:              0,
+		`import "os"; var x = os.Getenv("X")`:             1,
+		`import _ "math/rand/v2"`:                         1,
+		`var time struct{ Now func() }; var x = time.Now`: 0,
+	} {
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, "x.go", "package x; "+src, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := impurities(fset, f); len(got) != count {
+			t.Errorf("%s: %q", src, got)
+		}
+	}
+}
+
+// TestTheHouseStaysFlat counts the floors: how many rooms lie below one another.
+func TestTheHouseStaysFlat(t *testing.T) {
+	to := map[string][]string{}
+	for _, p := range list(t) {
+		for _, i := range p.Imports {
+			if r, own := strings.CutPrefix(i, module); own {
+				to[p.room()] = append(to[p.room()], r)
+			}
+		}
+	}
+	var floor func(room string) int
+	floor = func(room string) (f int) {
+		for _, r := range to[room] {
+			f = max(f, floor(r)+1)
+		}
+		return f
+	}
+	for room := range to {
+		if f := floor(room); f > 7 {
+			t.Errorf("%s is on floor %d: the house is getting too tall", room, f)
+		}
+	}
+}
+
+// TestEveryLawNamesItsTests reads docs/laws.md: the tests it names are there.
+func TestEveryLawNamesItsTests(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "..", "docs", "laws.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cell := regexp.MustCompile("\\| `([a-z/]+)`: ((?:`Test[A-Za-z0-9]+`(?:, )?)+) \\|")
+	named := 0
+	for _, row := range cell.FindAllStringSubmatch(string(b), -1) {
+		there := tests(t, row[1])
+		for _, name := range strings.Split(strings.ReplaceAll(row[2], "`", ""), ", ") {
+			if named++; !there[name] {
+				t.Errorf("docs/laws.md names %s in %s, which is not there", name, row[1])
+			}
+		}
+	}
+	if all := strings.Count(string(b), "`Test"); named != all {
+		t.Errorf("docs/laws.md names %d tests, %d of them in a row of the form `folder`: `Test…`, `Test…`", all, named)
+	}
+}
+
+// tests lists the tests in a folder.
+func tests(t *testing.T, folder string) map[string]bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("..", "..", folder, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, file := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range f.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok {
+				found[fn.Name.Name] = true
+			}
+		}
+	}
+	return found
+}
