@@ -1,0 +1,122 @@
+// Package policy owns what a policy is to the cluster: the content of a
+// revision, the history of revisions with exactly one active, the document a
+// decision is made on, the decision itself, and the built-in roles that decide
+// where no policy does. It refuses to evaluate anything: an engine does that,
+// behind [Decider]. It is deterministic: time and identity come from its
+// callers.
+package policy
+
+import (
+	"context"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Action is what a caller wants to do, as policies see it in input.action.
+type Action string
+
+// The actions of the registry. The first six are named in the public
+// contract; Heartbeat, Read and Manage are decided by roles alone.
+const (
+	Register  Action = "register"
+	Update    Action = "update"
+	Delete    Action = "delete"
+	Lookup    Action = "lookup"
+	Watch     Action = "watch"
+	Authorize Action = "authorize"
+
+	Heartbeat Action = "heartbeat"
+	Read      Action = "read"   // a resource of the cluster's own: policy, token, …
+	Manage    Action = "manage" // change one of those
+)
+
+// LookUp says whether the action asks the look-up entry point; all others ask
+// the one for writes.
+func (a Action) LookUp() bool { return a == Lookup || a == Watch }
+
+// Principal is who is calling, as far as decisions are concerned. Empty
+// Namespaces means all of them.
+type Principal struct {
+	ID         string
+	Kind       string // spiffe, oidc, token, anonymous
+	Roles      []string
+	Namespaces []string
+	Claims     []byte // a JSON object; nil is {}
+}
+
+// Resource is what the call is about. Metadata, Payload and Previous are JSON;
+// nil is {} for Metadata and null for the other two. The engine keeps no
+// reference to them after the decision.
+type Resource struct {
+	Kind      string // service, version, instance
+	Namespace string
+	Name      string
+	Metadata  []byte
+	Holder    []byte // a record whose member metadata is taken where Metadata is nil, if a policy reads it
+	Payload   []byte // what would be stored, or what would be returned
+	Previous  []byte // what is stored now
+}
+
+// MetadataJSON gives the metadata, from the holder if need be; nil is {}.
+// Most policies never ask, so callers hand over the record that holds the
+// metadata instead of looking inside.
+func (r *Resource) MetadataJSON() []byte {
+	if r.Metadata != nil || r.Holder == nil {
+		return r.Metadata
+	}
+	var holder struct {
+		Metadata jsontext.Value `json:"metadata"`
+	}
+	if err := json.Unmarshal(r.Holder, &holder); err != nil {
+		return nil
+	}
+	return holder.Metadata
+}
+
+// Input is the document a decision is made on: the Go form of the input
+// document in the public contract. The zero value of a field is "" or {} there.
+type Input struct {
+	Action   Action
+	Time     time.Time
+	Protocol string            // "https"
+	Method   string            // "PUT"
+	Path     []string          // decoded segments, without empty ones
+	RawPath  string            // as requested, for attributes.request.http.path
+	Host     string            // attributes.request.http.host
+	Scheme   string            // attributes.request.http.scheme
+	Headers  map[string]string // canonical names; lower-cased for attributes
+	Token    string            // the bearer token, or ""
+	Source   string            // the caller's address
+
+	Principal Principal
+	Resource  Resource
+}
+
+// Decision is the answer to one question. It names exactly one policy
+// revision.
+type Decision struct {
+	Allow          bool
+	Reasons        []string // why not; empty when allowed
+	ID             string   // unique, also for answers from a cache
+	PolicyRevision uint64   // 0: no policy is active
+	Filtered       []byte   // JSON that replaces what is stored or returned; nil: not defined
+	Missed         bool     // refused because no answer came in time: asking again may give another
+	Default        bool     // no package is defined: the built-in roles alone have decided
+}
+
+// Decider answers questions by a policy revision. It is safe for concurrent
+// use.
+type Decider interface {
+	// Decide asks the entry point that in.Action selects. A nil revision means
+	// that no policy is active. It never fails: what goes wrong is a refusal
+	// that carries its reason.
+	Decide(ctx context.Context, rev *Revision, in *Input) Decision
+
+	// DecideRaw asks about exactly the JSON document given. The entry point is
+	// the named one, "a/b" or "a.b", or the one that input.action selects when
+	// the name is empty. The error is bad_request when the name or the JSON
+	// cannot be used; nothing has been evaluated then.
+	DecideRaw(ctx context.Context, rev *Revision, entrypoint string, input []byte) (Decision, error)
+}

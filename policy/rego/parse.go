@@ -1,0 +1,177 @@
+package rego
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/muster-registry/muster/fault"
+)
+
+// maxPlaces is how many mistakes an error lists.
+const maxPlaces = 50
+
+// parse reads all modules and sets tests apart. The error is invalid_policy.
+func parse(sources map[string]string, caps *ast.Capabilities) (modules, tests map[string]*ast.Module, err error) {
+	modules, tests = map[string]*ast.Module{}, map[string]*ast.Module{}
+	var places []fault.Place
+	for _, file := range slices.Sorted(maps.Keys(sources)) {
+		module, errs := parseModule(file, sources[file], caps)
+		switch {
+		case len(errs) > 0:
+			places = append(places, toPlaces(errs, nil)...)
+			places = append(places, quoteHint(file, sources[file])...)
+		case strings.HasSuffix(file, testSuffix):
+			tests[file] = module
+		default:
+			modules[file] = module
+		}
+	}
+	if len(places) > 0 {
+		return nil, nil, refused(places)
+	}
+	return modules, tests, nil
+}
+
+// parseModule reads a module as Rego v1 or, where only that succeeds, as v0.
+// When neither does, the errors are those of the version that got further.
+func parseModule(file, source string, caps *ast.Capabilities) (*ast.Module, ast.Errors) {
+	module, err := ast.ParseModuleWithOpts(file, source, ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: caps})
+	if err == nil {
+		return module, nil
+	}
+	v0, err0 := ast.ParseModuleWithOpts(file, source, ast.ParserOptions{RegoVersion: ast.RegoV0, Capabilities: caps})
+	if err0 == nil {
+		return v0, nil
+	}
+	errs, errs0 := toErrors(file, err), toErrors(file, err0)
+	if firstRow(errs0) > firstRow(errs) {
+		return nil, errs0
+	}
+	return nil, errs
+}
+
+func toErrors(file string, err error) ast.Errors {
+	if errs, ok := errors.AsType[ast.Errors](err); ok {
+		return errs
+	}
+	if one, ok := errors.AsType[*ast.Error](err); ok {
+		return ast.Errors{one}
+	}
+	return ast.Errors{{Code: ast.ParseErr, Message: err.Error(), Location: &ast.Location{File: file}}}
+}
+
+func firstRow(errs ast.Errors) int {
+	row := 0
+	for _, e := range errs {
+		if e.Location != nil && (row == 0 || e.Location.Row < row) {
+			row = e.Location.Row
+		}
+	}
+	return row
+}
+
+// invalid turns what OPA's compiler says into an invalid_policy error, with
+// advice where a known misunderstanding lies behind it.
+func invalid(err error, modules map[string]*ast.Module) error {
+	return refused(toPlaces(toErrors("", err), modules))
+}
+
+func toPlaces(errs ast.Errors, modules map[string]*ast.Module) []fault.Place {
+	places := make([]fault.Place, 0, len(errs))
+	for _, e := range errs {
+		p := fault.Place{Message: e.Message}
+		if e.Location != nil {
+			p.File, p.Row, p.Col = e.Location.File, e.Location.Row, e.Location.Col
+		}
+		if advice := advise(e.Message, modules[p.File]); advice != "" {
+			p.Message += ": " + advice
+		}
+		places = append(places, p)
+	}
+	return places
+}
+
+// refused makes the error of the places found.
+func refused(places []fault.Place) error {
+	slices.SortStableFunc(places, func(a, b fault.Place) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Row, b.Row), cmp.Compare(a.Col, b.Col))
+	})
+	places = slices.Compact(places)
+	first := places[0]
+	detail := first.Message
+	if first.File != "" {
+		detail = fmt.Sprintf("%s:%d: %s", first.File, first.Row, detail)
+	}
+	if more := len(places) - 1; more > 0 {
+		detail += fmt.Sprintf(" (and %d more)", more)
+	}
+	f := fault.New(fault.InvalidPolicy, "%s", detail)
+	f.Places = places[:min(len(places), maxPlaces)]
+	return f
+}
+
+const jwtAdvice = "io.jwt.decode returns [header, payload, signature] and no verdict, so the third value, here named %s, " +
+	"is the signature, a string without fields; besides, exp counts seconds where time.now_ns() counts nanoseconds: " +
+	"use [valid, header, payload] := io.jwt.decode_verify(token, constraints), which checks the signature and exp itself"
+
+const reachAdvice = "policies cannot reach the network or the node, nor call what no time limit can interrupt; " +
+	"send the facts they need as data of the revision"
+
+// advise explains a message of OPA's compiler, or gives "".
+func advise(message string, m *ast.Module) string {
+	if name, ok := strings.CutPrefix(message, "undefined function "); ok && forbidden(strings.TrimSpace(name)) {
+		return reachAdvice
+	}
+	rest, ok := strings.CutPrefix(message, "undefined ref: ")
+	if !ok || m == nil {
+		return ""
+	}
+	for _, third := range thirdOfDecode(m) {
+		if strings.HasPrefix(rest, third+".") || strings.HasPrefix(rest, third+"[") {
+			return fmt.Sprintf(jwtAdvice, third)
+		}
+	}
+	return ""
+}
+
+// thirdOfDecode lists the names that the module gives to the third value of
+// io.jwt.decode.
+func thirdOfDecode(m *ast.Module) (names []string) {
+	ast.WalkExprs(m, func(x *ast.Expr) bool {
+		if (!x.IsAssignment() && !x.IsEquality()) || len(x.Operands()) != 2 {
+			return false
+		}
+		left, ok := x.Operand(0).Value.(*ast.Array)
+		if !ok || left.Len() != 3 {
+			return false
+		}
+		call, ok := x.Operand(1).Value.(ast.Call)
+		if !ok || call.Operator().String() != "io.jwt.decode" {
+			return false
+		}
+		if v, ok := left.Elem(2).Value.(ast.Var); ok {
+			names = append(names, string(v))
+		}
+		return false
+	})
+	return names
+}
+
+// quoteHint points at the first curly quote of a module that does not parse.
+func quoteHint(file, source string) []fault.Place {
+	at := strings.IndexAny(source, "“”‘’„‟")
+	if at < 0 {
+		return nil
+	}
+	line := source[:at]
+	return []fault.Place{{
+		File: file, Row: strings.Count(line, "\n") + 1, Col: at - strings.LastIndex(line, "\n"),
+		Message: "curly quotes, as word processors and web pages make them, mean nothing in Rego: use plain quotes \" instead of “ and ”",
+	}}
+}

@@ -1,0 +1,97 @@
+package rego
+
+import (
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/util"
+)
+
+// reads is what the rules behind an entry point look at, found without
+// evaluating them. It errs on the side of more.
+type reads struct {
+	input  paths
+	impure bool // an answer may differ for the same input
+}
+
+// paths is a set of paths below input; a path stands for all that is below it.
+type paths struct {
+	all  bool
+	next map[string]*paths
+}
+
+func (p *paths) add(path []string) {
+	for _, name := range path {
+		if p.next == nil {
+			p.next = map[string]*paths{}
+		}
+		if p.next[name] == nil {
+			p.next[name] = &paths{}
+		}
+		p = p.next[name]
+	}
+	p.all = true
+}
+
+// covers says whether anything at or below the name is read.
+func (p *paths) covers(name string) bool { return p.all || p.next[name] != nil }
+
+// analyse walks all rules that the answers of an entry point depend on.
+func (s *set) analyse(path string) reads {
+	var r reads
+	seen := map[util.T]bool{}
+	var follow func(rule util.T)
+	follow = func(rule util.T) {
+		if seen[rule] {
+			return
+		}
+		seen[rule] = true
+		s.visit(rule, &r)
+		for next := range s.compiler.Graph.Dependencies(rule) {
+			follow(next)
+		}
+	}
+	for _, name := range answers {
+		for _, rule := range s.compiler.GetRulesDynamicWithOpts(dataRef(path, name), ast.RulesOptions{IncludeHiddenModules: true}) {
+			follow(rule)
+		}
+	}
+	return r
+}
+
+// visit collects what one rule, with its else branches, reads itself.
+func (s *set) visit(rule any, r *reads) {
+	var visitor *ast.GenericVisitor
+	visitor = ast.NewGenericVisitor(func(x any) bool {
+		switch x := x.(type) {
+		case ast.Ref:
+			s.visitRef(x, r)
+			for _, t := range x[1:] {
+				visitor.Walk(t)
+			}
+			return true
+		case ast.Var:
+			if x.Equal(ast.InputRootDocument.Value) {
+				r.input.all = true
+			}
+		}
+		return false
+	})
+	visitor.Walk(rule)
+}
+
+func (s *set) visitRef(ref ast.Ref, r *reads) {
+	if !ref.HasPrefix(ast.InputRootRef) {
+		if s.catalog.impure[ref.String()] {
+			r.impure = true
+		}
+		return
+	}
+	var path []string
+	for _, t := range ref[1:] {
+		name, ok := t.Value.(ast.String)
+		if !ok {
+			break
+		}
+		path = append(path, string(name))
+	}
+	r.input.add(path)
+}

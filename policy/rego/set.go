@@ -1,0 +1,198 @@
+package rego
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+
+	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/policy"
+)
+
+// testSuffix marks modules that are tests and take no part in decisions.
+const testSuffix = "_test.rego"
+
+// maxNamed bounds the entry points compiled because a caller named them.
+const maxNamed = 64
+
+// set is one compiled revision. All of it is read-only, apart from the entry
+// points that callers name, which are compiled when first asked for.
+type set struct {
+	err         error // invalid_policy: it does not compile; nothing else is set
+	catalog     *catalog
+	entryPoints policy.EntryPoints
+	compiler    *ast.Compiler
+	modules     map[string]*ast.Module // as parsed, tests left out
+	tests       map[string]*ast.Module
+	store       storage.Store
+	txn         storage.Transaction // one for ever: nothing is ever written
+	used        atomic.Uint64       // see shelf
+	stuck       atomic.Int32        // evaluations that were given up and still run
+
+	ready map[string]*entry // both of the revision's entry points
+	mu    sync.Mutex
+	named map[string]*entry // guarded by mu
+}
+
+// compile makes a set of the content. It does not fail: the set carries the
+// error, so that a revision that cannot compile is not compiled again for
+// every question.
+func (e *Engine) compile(c *policy.Content) (s *set) {
+	defer func() {
+		if p := recover(); p != nil {
+			e.options.Logger.Error("the policy compiler panicked", "panic", p)
+			s = &set{err: fault.New(fault.InvalidPolicy, "the policy compiler failed on these modules; simplify them, and report the modules as a bug")}
+		}
+	}()
+	s = &set{catalog: e.catalog, entryPoints: c.EntryPoints, named: map[string]*entry{}, ready: map[string]*entry{}}
+	if err := s.build(c); err != nil {
+		return &set{err: err}
+	}
+	for _, action := range []policy.Action{policy.Register, policy.Lookup} {
+		path := c.EntryPoints.For(action)
+		s.ready[path] = s.prepare(path)
+		if err := s.ready[path].err; err != nil {
+			return &set{err: err}
+		}
+	}
+	return s
+}
+
+func (s *set) build(c *policy.Content) error {
+	var err error
+	if s.modules, s.tests, err = parse(c.Modules, s.catalog.capabilities); err != nil {
+		return err
+	}
+	data := ast.NewObject()
+	if len(c.Data) > 0 {
+		v, err := fromJSON(c.Data)
+		object, ok := v.(ast.Object)
+		if err != nil || !ok {
+			return fault.Wrap(fault.InvalidPolicy, err, "the data of the policy is not an object that policies can read")
+		}
+		data = object
+	}
+	s.store = inmem.NewFromASTObject(data)
+	if s.txn, err = s.store.NewTransaction(context.Background()); err != nil {
+		return fault.Wrap(fault.Internal, err, "the policy's data cannot be opened")
+	}
+	s.compiler = s.newCompiler()
+	if s.compiler.Compile(s.modules); s.compiler.Failed() {
+		return invalid(s.compiler.Errors, s.modules)
+	}
+	return nil
+}
+
+func (s *set) newCompiler() *ast.Compiler {
+	return ast.NewCompiler().
+		WithCapabilities(s.catalog.capabilities).
+		WithPathConflictsCheck(storage.NonEmpty(context.Background(), s.store, s.txn))
+}
+
+// entry gives the entry point of that path, "a/b"; the path has been checked.
+func (s *set) entry(path string) *entry {
+	if e := s.ready[path]; e != nil {
+		return e
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.named[path]; e != nil {
+		return e
+	}
+	if len(s.named) >= maxNamed {
+		clear(s.named)
+	}
+	e := s.prepare(path)
+	s.named[path] = e
+	return e
+}
+
+// entry is one entry point of a set: the query that asks it, and what it reads.
+type entry struct {
+	path      string
+	defined   bool // something is defined there, or below
+	err       error
+	query     ast.Body
+	compiler  ast.QueryCompiler
+	cacheable bool
+	projection
+}
+
+// answers are the rules of an entry point that are asked.
+var answers = []string{"allow", "deny", "filtered"}
+
+const resultVar = ast.Var("result")
+
+func (s *set) prepare(path string) *entry {
+	e := &entry{path: path, defined: s.defines(path)}
+	if !e.defined {
+		return e
+	}
+	var items []string
+	for _, name := range answers {
+		if name == "allow" || s.mayDefine(path, name) {
+			// In a comprehension, what is undefined becomes an empty array.
+			items = append(items, fmt.Sprintf("%q: [v | v = %s]", name, reference(path, name)))
+		}
+	}
+	body, err := ast.ParseBody(string(resultVar) + " = {" + strings.Join(items, ", ") + "}")
+	if err != nil {
+		e.err = fault.Wrap(fault.InvalidPolicy, err, "the entry point %s cannot be asked", path)
+		return e
+	}
+	e.compiler = s.compiler.QueryCompiler()
+	if e.query, err = e.compiler.Compile(body); err != nil {
+		e.err = invalid(err, s.modules)
+		return e
+	}
+	reads := s.analyse(path)
+	e.cacheable = !reads.impure && !reads.input.covers("time")
+	e.projection = project(&reads.input)
+	return e
+}
+
+func reference(path string, more ...string) string {
+	var b strings.Builder
+	b.WriteString("data")
+	for _, name := range append(strings.Split(path, "/"), more...) {
+		fmt.Fprintf(&b, "[%q]", name)
+	}
+	return b.String()
+}
+
+func dataRef(path string, more ...string) ast.Ref {
+	ref := ast.Ref{ast.DefaultRootDocument}
+	for _, name := range append(strings.Split(path, "/"), more...) {
+		ref = append(ref, ast.StringTerm(name))
+	}
+	return ref
+}
+
+// defines says whether anything is at the path or below it: a package, a rule
+// or data. Only where there is nothing at all do the roles decide alone.
+func (s *set) defines(path string) bool {
+	ref := dataRef(path)
+	for _, m := range s.modules {
+		if m.Package.Path.HasPrefix(ref) {
+			return true
+		}
+	}
+	return len(s.compiler.GetRulesDynamicWithOpts(ref, ast.RulesOptions{})) > 0 || s.hasData(path)
+}
+
+// mayDefine is false only when the name is certainly undefined there.
+func (s *set) mayDefine(path, name string) bool {
+	return len(s.compiler.GetRulesDynamicWithOpts(dataRef(path, name), ast.RulesOptions{})) > 0 || s.hasData(path, name)
+}
+
+func (s *set) hasData(path string, more ...string) bool {
+	_, err := s.store.Read(context.Background(), s.txn, slices.Concat(strings.Split(path, "/"), more))
+	return err == nil
+}

@@ -1,0 +1,108 @@
+package rego
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// OPA looks at its cancel flag between steps. A single step can still take for
+// ever: to compare two documents in which one part stands very many times is
+// one. So no caller evaluates on its own goroutine: it gives the question to a
+// worker, and gives the worker up when even a cut-off evaluation should have
+// ended. What cannot be ended goes on in the background, so a revision that has
+// maxStuck of those is not asked any more; every other revision is, which is
+// the way out.
+const (
+	grace        = 2 * time.Second // from the limit to giving up
+	slotWait     = time.Second     // for a worker, when all are busy
+	questionWait = 5 * time.Second // for a revision that has to be compiled first
+	maxStuck     = 2
+)
+
+// job is one evaluation on its way through a worker.
+type job struct {
+	run   func() *verdict
+	set   *set
+	state atomic.Int32 // running, finished by the worker or given up by the caller
+	done  chan *verdict
+}
+
+const (
+	running int32 = iota
+	finished
+	givenUp
+)
+
+// evaluate asks the entry point about the input, within the limit. Now is
+// what time.now_ns gives, so that a decision can be replayed; zero means now.
+// It always returns soon after the limit: an evaluation that does not end is
+// left behind.
+func (e *Engine) evaluate(ctx context.Context, s *set, entry *entry, now time.Time, input func() ast.Value) *verdict {
+	if entry.err != nil {
+		return no("the entry point data.%s cannot be asked: %s", dotted(entry.path), entry.err.Error())
+	}
+	if s.stuck.Load() >= maxStuck {
+		return missed("evaluations of this policy do not end, so it is not asked any more; activate another revision")
+	}
+	if !e.slot(ctx) {
+		return missed("the policy was not asked in time, because the node is busy; try again")
+	}
+	defer func() { <-e.slots }()
+	j := &job{set: s, done: make(chan *verdict, 1)}
+	j.run = func() *verdict { return e.ask(ctx, s, entry, now, input) }
+	select {
+	case e.jobs <- j:
+	default:
+		go e.work(j)
+	}
+	patience := time.NewTimer(e.options.Limit + schemaAllowance + grace)
+	defer patience.Stop()
+	select {
+	case v := <-j.done:
+		return v
+	case <-patience.C:
+	}
+	if !j.state.CompareAndSwap(running, givenUp) {
+		return <-j.done
+	}
+	e.options.Logger.Error("an evaluation of the policy does not end and was given up", "entry_point", entry.path, "given_up", s.stuck.Add(1))
+	return missed("the policy took longer than %v and was cut off", e.options.Limit)
+}
+
+// slot waits for its turn among the evaluations, but not for long.
+func (e *Engine) slot(ctx context.Context) bool {
+	select {
+	case e.slots <- struct{}{}:
+		return true
+	default:
+	}
+	wait := time.NewTimer(slotWait + e.options.Limit)
+	defer wait.Stop()
+	select {
+	case e.slots <- struct{}{}:
+		return true
+	case <-ctx.Done():
+	case <-wait.C:
+	}
+	return false
+}
+
+// work evaluates, and waits for more to do.
+func (e *Engine) work(j *job) {
+	for {
+		v := j.run()
+		if !j.state.CompareAndSwap(running, finished) {
+			j.set.stuck.Add(-1) // given up too early, or ended after all
+			return
+		}
+		j.done <- v
+		select {
+		case j = <-e.jobs:
+		case <-e.done:
+			return
+		}
+	}
+}

@@ -1,0 +1,91 @@
+package policy
+
+import (
+	"time"
+
+	"github.com/go-json-experiment/json"
+)
+
+// State is where a revision stands in its life.
+type State string
+
+// The states. Exactly one revision is active once any has been activated.
+const (
+	Staged  State = "staged"
+	Active  State = "active"
+	Retired State = "retired"
+)
+
+// Stamp is what a command brings along: its position in the sequence of
+// changes, the leader's time and the caller.
+type Stamp struct {
+	Revision uint64
+	Time     time.Time
+	By       string
+}
+
+// Tests counts the revision's own tests.
+type Tests struct {
+	Passed int `json:"passed"`
+	Failed int `json:"failed"`
+}
+
+// Finding is advice about a module; it does not stop the revision. Row and Col
+// count from 1; 0 means unknown.
+type Finding struct {
+	Rule     string `json:"rule"`
+	Severity string `json:"severity"` // info, warning
+	File     string `json:"file,omitempty"`
+	Row      int    `json:"row,omitzero"`
+	Col      int    `json:"col,omitzero"`
+	Message  string `json:"message"`
+}
+
+// Report is what checking a content found. It is made once, by the leader.
+type Report struct {
+	Tests    Tests     `json:"tests"`
+	Findings []Finding `json:"findings"`
+}
+
+// Encode gives the report as JSON, for the command that stages a revision.
+func (r Report) Encode() []byte {
+	b, err := json.Marshal(r)
+	if err != nil {
+		panic("policy: a report does not encode: " + err.Error())
+	}
+	return b
+}
+
+// Revision is one immutable set of modules and data with its place in the
+// history. Values are shared: they must not be changed.
+type Revision struct {
+	Number uint64 `json:"revision"` // 1, 2, 3… in a sequence of its own
+	Digest string `json:"digest"`
+	State  State  `json:"state"`
+	Report
+	Replaces    uint64    `json:"replaces,omitzero"` // active before it; where a rollback goes
+	CreatedAt   time.Time `json:"created_at"`
+	CreatedBy   string    `json:"created_by"`
+	ActivatedAt time.Time `json:"activated_at,omitzero"`
+	ActivatedBy string    `json:"activated_by,omitempty"`
+	ChangedAt   uint64    `json:"changed_at_revision"` // the registry revision of its last change
+	Content
+
+	JSON []byte `json:"-"` // the whole record, as it is stored and as GET returns it
+}
+
+// Summary is the record without modules and data, as lists and the answer to
+// a push show it.
+func (r *Revision) Summary() []byte {
+	short := *r
+	short.Modules, short.Data = nil, nil
+	return short.encode()
+}
+
+func (r *Revision) encode() []byte {
+	b, err := json.Marshal(r, json.Deterministic(true))
+	if err != nil {
+		panic("policy: a revision does not encode: " + err.Error())
+	}
+	return b
+}

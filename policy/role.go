@@ -1,0 +1,112 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/muster-registry/muster/fault"
+)
+
+// The built-in roles.
+const (
+	Viewer      = "viewer"       // looks up and reads in its namespaces
+	Publisher   = "publisher"    // and registers, updates, deletes, sends heartbeats there
+	Operator    = "operator"     // and runs the cluster, its tokens, snapshots and policies
+	PolicyAdmin = "policy-admin" // reads, and manages policies
+	BreakGlass  = "break-glass"  // reads, and opens a namespace in an emergency
+)
+
+// Roles lists the built-in roles, weakest first.
+func Roles() []string { return []string{Viewer, Publisher, Operator, PolicyAdmin, BreakGlass} }
+
+// scope says what a credential that is limited to namespaces may still do.
+type scope uint8
+
+const (
+	namespaced  scope = iota // in its namespaces; across all, with the answer filtered
+	inNamespace              // in its namespaces; never across all
+	clusterWide              // nothing: needs a credential without a limit
+	anywhere                 // everything: no namespace is concerned
+)
+
+var (
+	everyone = []string{Viewer, Publisher, Operator, PolicyAdmin, BreakGlass}
+	writers  = []string{Publisher, Operator}
+	admins   = []string{PolicyAdmin, Operator}
+	operator = []string{Operator}
+	breakers = []string{BreakGlass}
+)
+
+var (
+	records = []string{"service", "version", "instance"}
+	own     = []string{"cluster", "token", "snapshot", "quota", "webhook", "revocation", "audit"}
+)
+
+// grants is the whole of what the built-in roles may do; what is not in it
+// nobody may. In each row the role to ask for comes first.
+var grants = []struct {
+	actions []Action
+	kinds   []string
+	scope   scope
+	roles   []string
+}{
+	{[]Action{Lookup, Watch}, records, namespaced, everyone},
+	{[]Action{Register, Update, Delete, Heartbeat}, records, inNamespace, writers},
+	{[]Action{Authorize}, []string{"decision"}, anywhere, everyone},
+	{[]Action{Read}, []string{"cluster"}, anywhere, everyone},
+	{[]Action{Read}, []string{"policy", "decision"}, clusterWide, admins},
+	{[]Action{Manage}, []string{"policy"}, clusterWide, admins},
+	{[]Action{Read, Manage}, own, clusterWide, operator},
+	{[]Action{Manage}, []string{"break-glass"}, inNamespace, breakers},
+}
+
+// Permit says whether the principal's built-in roles allow the action on a
+// kind of resource in a namespace. An empty namespace means that the call is
+// not about one: a look-up across namespaces is then permitted, and its caller
+// must leave out what [Principal.Sees] does not. The error is forbidden and
+// names the role that is needed.
+func Permit(p Principal, action Action, kind, namespace string) error {
+	var needed string
+	for _, g := range grants {
+		if !slices.Contains(g.actions, action) || !slices.Contains(g.kinds, kind) {
+			continue
+		}
+		if !slices.ContainsFunc(p.Roles, func(r string) bool { return slices.Contains(g.roles, r) }) {
+			if needed == "" {
+				needed = g.roles[0]
+			}
+			continue
+		}
+		return p.within(g.scope, action, kind, namespace)
+	}
+	if needed == "" {
+		return fault.New(fault.Forbidden, "no role allows to %s a %s", action, kind)
+	}
+	return fault.New(fault.Forbidden, "to %s a %s needs the role %s; this caller has %s", action, kind, needed, held(p.Roles))
+}
+
+func (p Principal) within(s scope, action Action, kind, namespace string) error {
+	if len(p.Namespaces) == 0 || s == anywhere || (s == namespaced && namespace == "") {
+		return nil
+	}
+	limit := strings.Join(p.Namespaces, ", ")
+	if s == clusterWide || namespace == "" {
+		return fault.New(fault.Forbidden, "to %s a %s concerns the whole cluster; this caller is limited to the namespaces %s: use a credential without such a limit", action, kind, limit)
+	}
+	if !p.Sees(namespace) {
+		return fault.New(fault.Forbidden, "this caller is limited to the namespaces %s; to %s a %s in %s use a credential for that namespace", limit, action, kind, namespace)
+	}
+	return nil
+}
+
+// Sees says whether the namespace is among those the principal is limited to.
+func (p Principal) Sees(namespace string) bool {
+	return len(p.Namespaces) == 0 || slices.Contains(p.Namespaces, namespace)
+}
+
+func held(roles []string) string {
+	if len(roles) == 0 {
+		return "none"
+	}
+	return strings.Join(roles, ", ")
+}
