@@ -1,0 +1,127 @@
+package identity
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/muster-registry/muster/fault"
+)
+
+// maxBearer bounds what is hashed for one call; anything longer is nobody's.
+const maxBearer = 4096
+
+// Static is a token that a node's configuration brings, such as the first
+// operator's. It never expires and is known by its hash alone.
+type Static struct {
+	Name       string // becomes part of the principal's id: token:NAME
+	Role       string
+	Namespaces []string // empty: all
+	Hash       string   // as [Hash] gives it
+}
+
+// Config says whom an Authenticator believes.
+type Config struct {
+	// TrustDomain of the SPIFFE ids that carry muster's roles; others of the
+	// same CA are known by name and have no role.
+	TrustDomain string
+	Static      []Static
+}
+
+// Authenticator answers who is calling. It holds no state that changes and
+// may be used from many goroutines.
+type Authenticator struct {
+	trustDomain string
+	static      map[[sha256.Size]byte]*Principal
+}
+
+// New makes an Authenticator; a static token without a usable hash or role is
+// an error.
+func New(cfg Config) (*Authenticator, error) {
+	a := &Authenticator{trustDomain: cfg.TrustDomain, static: make(map[[sha256.Size]byte]*Principal, len(cfg.Static))}
+	for _, s := range cfg.Static {
+		var sum [sha256.Size]byte
+		raw, err := hex.DecodeString(s.Hash)
+		if err != nil || len(raw) != len(sum) {
+			return nil, fmt.Errorf("identity: the static token %q needs the hex SHA-256 of its text", s.Name)
+		}
+		if s.Name == "" || s.Role == "" {
+			return nil, fmt.Errorf("identity: a static token needs a name and a role (name %q, role %q)", s.Name, s.Role)
+		}
+		copy(sum[:], raw)
+		if _, ok := a.static[sum]; ok {
+			return nil, fmt.Errorf("identity: the static token %q has the same text as another", s.Name)
+		}
+		namespaces := s.Namespaces
+		if namespaces == nil {
+			namespaces = []string{}
+		}
+		a.static[sum] = newPrincipal("token:"+s.Name, KindToken, s.Role, namespaces)
+	}
+	return a, nil
+}
+
+// Authenticate says who calls, or refuses with unauthenticated.
+//
+// A bearer token in header (the value of Authorization, "" when absent) wins
+// over the client certificate, which may belong to a proxy in between; a token
+// that is not good is a refusal even where the certificate would be. tbl is
+// the table of the state the call is answered from; conn may be nil; now is
+// compared with expiries.
+func (a *Authenticator) Authenticate(tbl *Table, header string, conn *tls.ConnectionState, now time.Time) (*Principal, error) {
+	if header != "" {
+		return a.bearer(tbl, header, now)
+	}
+	if conn != nil && len(conn.VerifiedChains) > 0 && len(conn.PeerCertificates) > 0 {
+		return a.certificate(conn.PeerCertificates[0], now)
+	}
+	return nil, errMissing
+}
+
+var (
+	errMissing = fault.New(fault.Unauthenticated, "say who you are: send Authorization: Bearer TOKEN or use a client certificate")
+	errScheme  = fault.New(fault.Unauthenticated, "the Authorization header must be: Bearer TOKEN")
+	errUnknown = fault.New(fault.Unauthenticated, "the token is not known; it may have been revoked")
+	errExpired = fault.New(fault.Unauthenticated, "the token has expired; ask an operator for a new one")
+)
+
+// Bearer takes the token out of an Authorization header; false when it is not
+// of that scheme.
+func Bearer(header string) (string, bool) {
+	const scheme = "Bearer "
+	if len(header) <= len(scheme) || !strings.EqualFold(header[:len(scheme)], scheme) {
+		return "", false
+	}
+	return strings.Trim(header[len(scheme):], " "), true
+}
+
+func (a *Authenticator) bearer(tbl *Table, header string, now time.Time) (*Principal, error) {
+	text, ok := Bearer(header)
+	if !ok || text == "" {
+		return nil, errScheme
+	}
+	if len(text) > maxBearer {
+		return nil, errUnknown
+	}
+	var buf [128]byte
+	sum := sha256.Sum256(append(buf[:0], text...))
+	if p, ok := a.static[sum]; ok {
+		return p, nil
+	}
+	id, ok := idOf(text)
+	if !ok || tbl == nil {
+		return nil, errUnknown
+	}
+	t, ok := tbl.Get(id)
+	if !ok || subtle.ConstantTimeCompare(t.digest[:], sum[:]) != 1 {
+		return nil, errUnknown
+	}
+	if !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt) {
+		return nil, errExpired
+	}
+	return t.principal, nil
+}
