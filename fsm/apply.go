@@ -1,0 +1,328 @@
+package fsm
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/muster-registry/muster/command"
+	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/identity"
+	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/registry"
+)
+
+// Apply implements raft.FSM. Raft uses ApplyBatch.
+func (m *Machine) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch implements raft.BatchingFSM: it applies the entries in order and
+// publishes one view for all of them. The response to a command entry is a
+// []command.Result, one for each command in it; nil for entries that an earlier
+// start has applied already.
+func (m *Machine) ApplyBatch(logs []*raft.Log) []any {
+	responses := make([]any, len(logs))
+	b := m.begin()
+	for i, l := range logs {
+		if l.Index <= b.applied {
+			continue
+		}
+		if l.Type == raft.LogCommand {
+			responses[i] = b.entry(l)
+		}
+		b.applied, b.term = l.Index, l.Term
+	}
+	b.commit()
+	return responses
+}
+
+// batch is the next view while it is being made from the current one.
+type batch struct {
+	m     *Machine
+	delta *delta
+
+	reg *registry.Txn
+	pol *policy.Txn
+	tok *identity.Txn
+
+	active    uint64 // active policy revision
+	applied   uint64
+	term      uint64
+	revision  uint64
+	hash      Hash
+	clusterID string
+	restoring string
+	staged    uint64
+	index     uint64 // of the entry being applied
+
+	events Events
+}
+
+func (m *Machine) begin() *batch {
+	v := m.View()
+	b := &batch{
+		m: m, delta: newDelta(),
+		applied: v.Applied, term: v.Term, revision: v.Revision,
+		hash: v.Hash, clusterID: v.ClusterID, restoring: v.Restoring, staged: v.Staged,
+	}
+	b.over(v.Registry, v.Policy, v.Tokens)
+	return b
+}
+
+// over makes the tables the base of what follows.
+func (b *batch) over(r *registry.Snapshot, p *policy.Table, t *identity.Table) {
+	b.reg, b.pol, b.tok = r.Txn(b.emit), p.Txn(b.emit), t.Txn(b.emit)
+	b.active = 0
+	if a := p.Active(); a != nil {
+		b.active = a.Number
+	}
+}
+
+// emit takes one change of a stored record: into the delta for the state file,
+// into the state hash, into the events.
+func (b *batch) emit(bucket, key string, old, new []byte) {
+	b.delta.put(bucket, key, new)
+	if hashed(bucket) {
+		if old != nil {
+			b.hash.remove(bucket, key, old)
+		}
+		if new != nil {
+			b.hash.add(bucket, key, new)
+		}
+	}
+	switch bucket {
+	case registry.BucketInstances:
+		b.events.Instances = append(b.events.Instances, key)
+	case policy.BucketRevisions, policy.BucketActive:
+		b.events.Policies = true
+	}
+}
+
+// commit stores and publishes the batch.
+func (b *batch) commit() {
+	touched := b.reg.Touched()
+	v := &View{
+		Registry: b.reg.Commit(), Policy: b.pol.Commit(), Tokens: b.tok.Commit(),
+		ClusterID: b.clusterID, Revision: b.revision, Applied: b.applied, Term: b.term,
+		Hash: b.hash, Restoring: b.restoring, Staged: b.staged,
+	}
+	b.m.store.add(b.delta, position{b.applied, b.term, b.revision, b.active, b.clusterID, b.restoring})
+	b.m.publish(v, touched, b.events)
+}
+
+// entry applies the commands of one Raft entry. An entry that cannot be read
+// panics: skipping it would make this node differ from those that can.
+func (b *batch) entry(l *raft.Log) []command.Result {
+	var in command.Batch
+	if err := proto.Unmarshal(l.Data, &in); err != nil {
+		panic(fmt.Sprintf("raft entry %d cannot be decoded: %v", l.Index, err))
+	}
+	if in.Format > command.Format {
+		panic(fmt.Sprintf("raft entry %d has format %d; this version knows up to %d: upgrade this node", l.Index, in.Format, command.Format))
+	}
+	b.index = l.Index
+	results := make([]command.Result, len(in.Commands))
+	for i, c := range in.Commands {
+		receipt, err := b.command(c)
+		results[i] = command.Result{Receipt: receipt, Err: err}
+		if err != nil {
+			results[i].Receipt = nil
+		}
+	}
+	return results
+}
+
+// ErrPolicyChanged refuses a command admitted under a policy revision that is
+// no longer active; the leader admits it again.
+var ErrPolicyChanged = errors.New("admitted under a policy revision that is no longer active")
+
+func (b *batch) command(c *command.Command) (*command.Receipt, error) {
+	if receipt, err := b.m.Repeat(c); receipt != nil || err != nil {
+		return receipt, err
+	}
+	if c.Gated && c.PolicyRevision != b.active {
+		return nil, ErrPolicyChanged
+	}
+	if b.restoring != "" && !restores(c) {
+		return nil, fault.New(fault.NotReady, "a restore is in progress; try again when it has ended")
+	}
+	receipt, err := b.change(c)
+	if err != nil {
+		return nil, err
+	}
+	receipt.DecisionId, receipt.PolicyRevision = c.DecisionId, c.PolicyRevision
+	if c.IdempotencyKey != "" {
+		b.m.repeats.Load().keep(c, receipt, b.delta.put)
+	}
+	return receipt, nil
+}
+
+func restores(c *command.Command) bool {
+	switch c.Op.(type) {
+	case *command.Command_RestoreChunk, *command.Command_RestoreCommit, *command.Command_RestoreAbort:
+		return true
+	}
+	return false
+}
+
+// stamp is what the next change carries. The revision counts only when the
+// change happens: see took.
+func (b *batch) stamp(c *command.Command) (next uint64, at time.Time) {
+	return b.revision + 1, time.Unix(0, c.Time).UTC()
+}
+
+func (b *batch) took() *command.Receipt {
+	b.revision++
+	return &command.Receipt{Revision: b.revision}
+}
+
+func (b *batch) change(c *command.Command) (*command.Receipt, error) {
+	switch op := c.Op.(type) {
+	case *command.Command_Put:
+		return b.put(c, op.Put)
+	case *command.Command_Delete:
+		return b.delete(c, op.Delete)
+	case *command.Command_Status:
+		return b.status(c, op.Status)
+	case *command.Command_Leases:
+		return b.leases(c, op.Leases)
+	case *command.Command_PolicyStage:
+		return b.stage(c, op.PolicyStage)
+	case *command.Command_PolicyActivate:
+		return b.activate(c, op.PolicyActivate)
+	case *command.Command_ClusterInit:
+		return b.clusterInit(op.ClusterInit)
+	case *command.Command_RestoreBegin:
+		return b.restoreBegin(op.RestoreBegin)
+	case *command.Command_RestoreChunk:
+		return b.restoreChunk(op.RestoreChunk)
+	case *command.Command_RestoreCommit:
+		return b.restoreCommit(op.RestoreCommit)
+	case *command.Command_RestoreAbort:
+		return b.restoreAbort(op.RestoreAbort)
+	}
+	panic(fmt.Sprintf("unknown command %T: upgrade this node", c.Op))
+}
+
+func (b *batch) put(c *command.Command, p *command.Put) (*command.Receipt, error) {
+	next, at := b.stamp(c)
+	st := registry.Stamp{Revision: next, Time: at, By: c.Principal}
+	var record []byte
+	var created bool
+	switch p.Kind {
+	case command.Kind_SERVICE:
+		rec, fresh, err := b.reg.PutService(st, p.Namespace, p.Name, p.Spec, p.Observed)
+		if err != nil {
+			return nil, err
+		}
+		record, created = rec.JSON, fresh
+	case command.Kind_VERSION:
+		rec, fresh, err := b.reg.PutVersion(st, p.Namespace, p.Service, p.Name, p.Spec, p.Document, p.Observed)
+		if err != nil {
+			return nil, err
+		}
+		record, created = rec.JSON, fresh
+	case command.Kind_INSTANCE:
+		rec, fresh, err := b.reg.PutInstance(st, p.Namespace, p.Service, p.Name, p.Spec, p.Observed, p.CreateService)
+		if err != nil {
+			return nil, err
+		}
+		record, created = rec.JSON, fresh
+	case command.Kind_TOKEN:
+		rec, err := b.tok.Put(identity.Stamp(st), p.Name, p.Spec)
+		if err != nil {
+			return nil, err
+		}
+		record, created = rec.JSON, true
+	default:
+		panic(fmt.Sprintf("unknown kind %v: upgrade this node", p.Kind))
+	}
+	r := b.took()
+	r.Record, r.Created = record, created
+	return r, nil
+}
+
+func (b *batch) delete(c *command.Command, d *command.Delete) (*command.Receipt, error) {
+	next, at := b.stamp(c)
+	st := registry.Stamp{Revision: next, Time: at, By: c.Principal}
+	var err error
+	switch d.Kind {
+	case command.Kind_SERVICE:
+		err = b.reg.Delete(st, registry.KindService, d.Namespace, d.Name, "", d.Observed)
+	case command.Kind_VERSION:
+		err = b.reg.Delete(st, registry.KindVersion, d.Namespace, d.Service, d.Name, d.Observed)
+	case command.Kind_INSTANCE:
+		err = b.reg.Delete(st, registry.KindInstance, d.Namespace, d.Service, d.Name, d.Observed)
+	case command.Kind_TOKEN:
+		err = b.tok.Delete(d.Name)
+	default:
+		panic(fmt.Sprintf("unknown kind %v: upgrade this node", d.Kind))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b.took(), nil
+}
+
+func (b *batch) status(c *command.Command, s *command.InstanceStatus) (*command.Receipt, error) {
+	next, at := b.stamp(c)
+	rec, err := b.reg.SetStatus(registry.Stamp{Revision: next, Time: at, By: c.Principal}, s.Namespace, s.Service, s.Name, s.Status, registry.ByCaller, s.Observed)
+	if err != nil {
+		return nil, err
+	}
+	r := b.took()
+	r.Record = rec.JSON
+	return r, nil
+}
+
+var leaseChanges = map[command.Leases_Change]registry.LeaseChange{
+	command.Leases_EXPIRED:    registry.Expired,
+	command.Leases_BACK:       registry.Back,
+	command.Leases_DEREGISTER: registry.Deregister,
+}
+
+// leases applies each item whose instance is still as the leader saw it; the
+// others are dropped, since a newer change has the last word.
+func (b *batch) leases(c *command.Command, l *command.Leases) (*command.Receipt, error) {
+	for _, it := range l.Items {
+		next, at := b.stamp(c)
+		st := registry.Stamp{Revision: next, Time: at, By: c.Principal}
+		if b.reg.Lease(st, it.Namespace, it.Service, it.Name, leaseChanges[it.Change], it.Observed) {
+			b.revision++
+		}
+	}
+	return &command.Receipt{Revision: b.revision}, nil
+}
+
+func (b *batch) stage(c *command.Command, p *command.PolicyStage) (*command.Receipt, error) {
+	next, at := b.stamp(c)
+	rec, err := b.pol.Stage(policy.Stamp{Revision: next, Time: at, By: c.Principal}, p.Content, p.Digest, p.Report)
+	if err != nil {
+		return nil, err
+	}
+	r := b.took()
+	r.Record, r.Created = rec.JSON, true
+	return r, nil
+}
+
+func (b *batch) activate(c *command.Command, p *command.PolicyActivate) (*command.Receipt, error) {
+	next, at := b.stamp(c)
+	rec, err := b.pol.Activate(policy.Stamp{Revision: next, Time: at, By: c.Principal}, p.Revision, p.ExpectActive, p.Rollback)
+	if err != nil {
+		return nil, err
+	}
+	b.active = rec.Number
+	r := b.took()
+	r.Record = rec.JSON
+	return r, nil
+}
+
+func (b *batch) clusterInit(c *command.ClusterInit) (*command.Receipt, error) {
+	if b.clusterID != "" {
+		return nil, fault.New(fault.Conflict, "the cluster already has the id %s", b.clusterID)
+	}
+	b.clusterID = c.ClusterId
+	return b.took(), nil
+}
