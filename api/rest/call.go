@@ -1,0 +1,284 @@
+package rest
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/identity"
+	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/registry"
+)
+
+// The values of Muster-Consistency.
+const (
+	local        = "local"
+	linearizable = "linearizable"
+)
+
+// call is one request on its way through this edge. It is the response writer
+// of its own handler, so that no answer leaves without the headers that every
+// answer has.
+type call struct {
+	api    *API
+	w      http.ResponseWriter
+	r      *http.Request
+	route  *Route // nil until matched
+	id     string
+	began  time.Time
+	status int // 0 until the answer has begun
+
+	// From the path; "" where the route has none.
+	namespace, service, name string
+
+	state *State
+	who   *identity.Principal
+	role  policy.Principal // who, as policy sees it
+
+	consistency string
+	seen        time.Time     // when the age of state was asked for
+	age         time.Duration // of state, at that time
+	confirmed   time.Time     // start of a read index that state is not older than
+
+	params  url.Values // see query
+	input   *policy.Input
+	headers [5]string // backing of the header values
+}
+
+// answer serves one request from its first check to its last header.
+func (a *API) answer(w http.ResponseWriter, r *http.Request) {
+	c := &call{api: a, w: w, r: r, began: time.Now(), consistency: local}
+	c.id = a.ids.of(r.Header["X-Request-Id"])
+	c.look()
+	defer c.end()
+	if err := checkPath(r.URL); err != nil {
+		c.fail(err)
+		return
+	}
+	// A browser may hold a client certificate, and any page can make it send.
+	if err := a.origins.Check(r); err != nil {
+		c.fail(fault.Wrap(fault.Forbidden, err, "a page of another origin may not make changes here"))
+		return
+	}
+	defer a.inFlight.Add(-1)
+	if a.inFlight.Add(1) > a.opt.MaxInFlight && !isHealth(r.URL.Path) {
+		c.fail(fault.New(fault.RateLimited, "this node has more than %d requests in flight; try again, or another node", a.opt.MaxInFlight))
+		return
+	}
+	if namespace, service, ok := discoveryPath(r); ok {
+		c.namespace, c.service = namespace, service
+		c.serve(a.discover)
+		return
+	}
+	a.mux.ServeHTTP(c, r)
+}
+
+// end turns a panic into a problem and reports the answer.
+func (c *call) end() {
+	v := recover()
+	defer func() {
+		operation := ""
+		if c.route != nil {
+			operation = c.route.ID
+		}
+		c.api.opt.Observe(operation, c.status, time.Since(c.began))
+	}()
+	switch {
+	case v == nil:
+		return
+	case v == http.ErrAbortHandler: //nolint:errorlint // a sentinel panic value
+		panic(v)
+	}
+	c.api.opt.Logger.Error("panic in a handler", "request_id", c.id, "method", c.r.Method, "path", c.r.URL.Path,
+		"panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	c.fail(fault.New(fault.Internal, "the node failed to handle the request; its log says why"))
+}
+
+// serve does what stands before every handler: readiness, identity, names, role.
+// Readiness comes first: a node that has not caught up may not know a token
+// that is good.
+func (c *call) serve(route *Route) {
+	c.route = route
+	if err := c.admit(); err != nil {
+		c.fail(err)
+		return
+	}
+	if err := route.handle(c); err != nil {
+		c.fail(err)
+	}
+}
+
+func (c *call) admit() error {
+	if c.route.Open {
+		return nil
+	}
+	if err := c.api.backend.Ready(); err != nil {
+		return err
+	}
+	if err := c.authenticate(); err != nil {
+		return err
+	}
+	if err := c.names(); err != nil {
+		return err
+	}
+	return policy.Permit(c.role, c.route.Action, c.route.Kind, c.namespace)
+}
+
+func (c *call) authenticate() error {
+	header := ""
+	if values := c.r.Header["Authorization"]; len(values) > 0 {
+		if header = values[0]; len(values) > 1 || header == "" {
+			return fault.New(fault.Unauthenticated, "send one Authorization header: Bearer TOKEN")
+		}
+	}
+	who, err := c.api.auth.Authenticate(c.state.Tokens, header, c.r.TLS, time.Now())
+	if err != nil {
+		return err
+	}
+	if who != c.who {
+		c.who, c.role, c.input = who, principal(who), nil
+	}
+	return nil
+}
+
+// names takes the names out of the path and checks their form.
+func (c *call) names() error {
+	if c.route.ID != discoverID {
+		c.namespace = c.r.PathValue("namespace")
+		c.service = c.r.PathValue("service")
+	}
+	if c.namespace != "" {
+		if err := checkName("/namespace", c.namespace, registry.ValidName); err != nil {
+			return err
+		}
+	}
+	if c.service != "" {
+		if err := checkName("/service", c.service, registry.ValidName); err != nil {
+			return err
+		}
+	}
+	if v := c.r.PathValue("version"); v != "" {
+		c.name = v
+		return checkName("/version", v, registry.ValidVersion)
+	}
+	if id := c.r.PathValue("instance"); id != "" {
+		c.name = id
+		return checkName("/id", id, registry.ValidName)
+	}
+	return nil
+}
+
+func checkName(pointer, name string, valid func(string) error) error {
+	err := valid(name)
+	if err == nil {
+		return nil
+	}
+	f := fault.From(err)
+	if len(f.Fields) > 0 {
+		return fault.Invalid(pointer, "%s", f.Fields[0].Message)
+	}
+	return fault.Invalid(pointer, "%s", f.Detail)
+}
+
+// unmatched answers where the table has no route for path and method.
+func (c *call) unmatched() {
+	path := c.r.URL.Path
+	if !printable(path) {
+		c.fail(fault.New(fault.BadPath, "the path must be valid UTF-8 without control characters"))
+		return
+	}
+	var allowed []string
+	for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete} {
+		probe := &http.Request{Method: method, URL: c.r.URL, Host: c.r.Host}
+		if _, pattern := c.api.mux.Handler(probe); pattern != "/" {
+			allowed = append(allowed, method)
+		}
+	}
+	if len(allowed) == 0 {
+		c.fail(fault.New(fault.NotFound, "there is nothing at this path; /openapi.json lists every call"))
+		return
+	}
+	c.Header().Set("Allow", strings.Join(allowed, ", "))
+	c.fail(fault.New(fault.MethodNotAllowed, "this path takes %s", strings.Join(allowed, ", ")))
+}
+
+// look takes the newest local state, and its age first: a state can only be
+// younger than an age that was asked for before.
+func (c *call) look() {
+	c.seen = time.Now()
+	c.age = c.api.backend.Staleness()
+	if !c.confirmed.IsZero() {
+		c.age = min(c.age, c.seen.Sub(c.confirmed))
+	}
+	c.state = c.api.backend.State()
+}
+
+// Header, Write, WriteHeader and Unwrap make a call the response writer of its
+// handler.
+func (c *call) Header() http.Header { return c.w.Header() }
+
+// Unwrap serves http.ResponseController.
+func (c *call) Unwrap() http.ResponseWriter { return c.w }
+
+func (c *call) Write(b []byte) (int, error) {
+	if c.status == 0 {
+		c.WriteHeader(http.StatusOK)
+	}
+	return c.w.Write(b)
+}
+
+// WriteHeader begins the answer with the headers that every answer has.
+func (c *call) WriteHeader(status int) {
+	if c.status != 0 {
+		return
+	}
+	c.status = status
+	h := c.w.Header()
+	h["Muster-Node"] = c.api.nodeValue
+	c.header(h, 0, "X-Request-Id", c.id)
+	c.header(h, 1, "Muster-Consistency", c.consistency)
+	c.header(h, 2, "Muster-Staleness-Ms", c.staleness())
+	if _, ok := h["Muster-Revision"]; !ok {
+		c.header(h, 3, "Muster-Revision", strconv.FormatUint(c.state.Revision, 10))
+	}
+	c.w.WriteHeader(status)
+}
+
+func (c *call) header(h http.Header, i int, name, value string) {
+	c.headers[i] = value
+	h[name] = c.headers[i : i+1 : i+1]
+}
+
+// staleness is the age of the answer now, in whole milliseconds, rounded up.
+func (c *call) staleness() string {
+	since := time.Since(c.seen)
+	if c.age > 1<<62 {
+		return strconv.FormatInt(int64(c.age/time.Millisecond), 10)
+	}
+	return strconv.FormatInt(int64((c.age+since+time.Millisecond-1)/time.Millisecond), 10)
+}
+
+// send writes a whole answer.
+func (c *call) send(status int, contentType string, body []byte) {
+	h := c.w.Header()
+	h["Content-Type"] = contentTypes[contentType]
+	if h["Content-Type"] == nil {
+		h.Set("Content-Type", contentType)
+	}
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	c.WriteHeader(status)
+	_, _ = c.w.Write(body) // the caller has gone; nobody is left to tell
+}
+
+// contentTypes saves the hot path an allocation; the values are never changed.
+var contentTypes = map[string][]string{
+	mediaJSON:                  {mediaJSON},
+	"application/problem+json": {"application/problem+json"},
+}
+
+const mediaJSON = "application/json"

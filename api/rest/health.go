@@ -1,0 +1,61 @@
+package rest
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/klauspost/compress/gzhttp"
+)
+
+const (
+	mediaText   = "text/plain; charset=utf-8"
+	mediaStream = "application/octet-stream"
+
+	noCompression = gzhttp.HeaderNoCompression
+)
+
+// isHealth tells the paths that are answered however busy the node is.
+func isHealth(path string) bool { return path == "/livez" || path == "/readyz" }
+
+// Health answers /livez and /readyz and nothing else, for the metrics port.
+func (a *API) Health() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !isHealth(r.URL.Path) {
+			http.NotFound(w, r)
+			return
+		}
+		a.answer(w, r)
+	})
+}
+
+// livez answers as long as the process can; it says nothing of the cluster, so
+// that nobody restarts a node because another is away.
+func livez(c *call) error {
+	c.send(http.StatusOK, mediaText, []byte("ok\n"))
+	return nil
+}
+
+func readyz(c *call) error {
+	if err := c.api.backend.Ready(); err != nil {
+		return err
+	}
+	if err := c.young(); err != nil { // it would refuse every read
+		return err
+	}
+	if !c.r.URL.Query().Has("verbose") {
+		c.send(http.StatusOK, mediaText, []byte("ok\n"))
+		return nil
+	}
+	leader := "follower"
+	if c.api.backend.IsLeader() {
+		leader = "leader"
+	}
+	c.send(http.StatusOK, mediaText, []byte("[+] caught up since the start\n[+] state no older than "+
+		(c.age+time.Since(c.seen)).Round(time.Millisecond).String()+"\n[+] "+leader+"\nok\n"))
+	return nil
+}
+
+func openapiDocument(c *call) error {
+	c.send(http.StatusOK, mediaJSON, c.api.openapi)
+	return nil
+}

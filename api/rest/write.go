@@ -1,0 +1,134 @@
+package rest
+
+import (
+	"crypto/sha256"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/muster-registry/muster/command"
+	"github.com/muster-registry/muster/fault"
+)
+
+// maxKey bounds an Idempotency-Key, which is replicated.
+const maxKey = 255
+
+// preconditions reads If-Match, If-None-Match and Idempotency-Key. Where one
+// cannot be understood the change is refused: going on without it could
+// overwrite what the caller wanted kept.
+func (c *call) preconditions(in *command.Intent) error {
+	h := c.r.Header
+	if values := h["If-Match"]; len(values) > 0 {
+		match, ok := revisionTag(values)
+		if !ok {
+			return fault.New(fault.BadRequest, `If-Match must be one revision in quotes, such as "7"`)
+		}
+		in.Match, in.HasMatch = match, true
+	}
+	if values := h["If-None-Match"]; len(values) > 0 {
+		if len(values) > 1 || strings.TrimSpace(values[0]) != "*" {
+			return fault.New(fault.BadRequest, "on a change, If-None-Match must be *")
+		}
+		if in.HasMatch {
+			return fault.New(fault.BadRequest, "send If-Match or If-None-Match, not both")
+		}
+		in.CreateOnly = true
+	}
+	if values := h["Idempotency-Key"]; len(values) > 0 {
+		if len(values) > 1 || values[0] == "" || len(values[0]) > maxKey || !visible(values[0]) {
+			return fault.New(fault.BadRequest, "Idempotency-Key must be 1 to %d printable ASCII characters", maxKey)
+		}
+		in.IdempotencyKey = values[0]
+	}
+	return nil
+}
+
+func visible(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] > 0x7e {
+			return false
+		}
+	}
+	return true
+}
+
+// revisionTag reads "N" with its quotes.
+func revisionTag(values []string) (uint64, bool) {
+	if len(values) != 1 {
+		return 0, false
+	}
+	inner := strings.Trim(values[0], " \t")
+	if len(inner) < 2 || inner[0] != '"' || inner[len(inner)-1] != '"' {
+		return 0, false
+	}
+	inner = inner[1 : len(inner)-1]
+	n, err := strconv.ParseUint(inner, 10, 64)
+	return n, err == nil && strconv.FormatUint(n, 10) == inner
+}
+
+func entityTag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
+
+// hops refuses a call that has been forwarded before and would have to be
+// again: one hop is all it takes to reach the leader, two mean a circle.
+func (c *call) hops() error {
+	values := c.r.Header["Muster-Hops"]
+	if len(values) == 0 {
+		return nil
+	}
+	n, err := strconv.ParseUint(values[0], 10, 16)
+	if err != nil || len(values) > 1 {
+		return fault.New(fault.BadRequest, "Muster-Hops must be a whole number")
+	}
+	if n > 0 && !c.api.backend.IsLeader() {
+		return fault.New(fault.LoopDetected, "the request has been forwarded once and this node is not the leader; send it to a node directly")
+	}
+	return nil
+}
+
+// submit hands a change over and waits for its receipt.
+func (c *call) submit(op *command.Command, body, payload []byte) (*command.Receipt, error) {
+	in, err := c.intent(body)
+	if err != nil {
+		return nil, err
+	}
+	in.Command, in.Payload = op, payload
+	receipt, err := c.api.backend.Submit(c.r.Context(), in)
+	if err != nil {
+		return nil, err
+	}
+	c.written(receipt.Revision)
+	return receipt, nil
+}
+
+func (c *call) digest(body []byte) []byte {
+	h := sha256.New()
+	for _, part := range []string{c.r.Method, c.r.URL.RequestURI()} {
+		h.Write([]byte(part))
+		h.Write([]byte{0})
+	}
+	h.Write(body)
+	return h.Sum(nil)
+}
+
+// written makes the answer's headers those of a change: its revision, and no
+// older than the request.
+func (c *call) written(revision uint64) {
+	c.Header().Set("Muster-Revision", strconv.FormatUint(revision, 10))
+	c.consistency, c.seen, c.age = linearizable, c.began, 0
+}
+
+// stored answers a change with the record as it is now kept.
+func (c *call) stored(receipt *command.Receipt) {
+	h := c.Header()
+	h.Set("ETag", entityTag(receipt.Revision))
+	status := http.StatusOK
+	if receipt.Created {
+		status = http.StatusCreated
+		h.Set("Location", c.r.URL.Path)
+	}
+	c.send(status, mediaJSON, receipt.Record)
+}
+
+func (c *call) empty() {
+	c.WriteHeader(http.StatusNoContent)
+}
