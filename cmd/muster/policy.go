@@ -1,0 +1,357 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/spf13/cobra"
+
+	"github.com/muster-registry/muster/client"
+	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/policy/rego"
+	"github.com/muster-registry/muster/registry/definition"
+)
+
+func (a *app) policy() *cobra.Command {
+	return group("policy", "Check, push, activate and take back policies",
+		a.policyCheck(), a.policyPush(), a.policyList(), a.policyGet(), a.policyActivate(), a.policyRollback(), a.policyEval())
+}
+
+func (a *app) policyCheck() *cobra.Command {
+	c := &cobra.Command{
+		Use: "check FILE|DIR…", Short: "Compile policies, run their tests and look for mistakes, without a cluster",
+		Args: cobra.MinimumNArgs(1),
+		RunE: a.do(func(cmd *cobra.Command, args []string) error {
+			body, err := content(args, "")
+			if err != nil {
+				return err
+			}
+			parsed, err := policy.ParseContent(body)
+			if err != nil {
+				return err
+			}
+			engine := rego.New(rego.Options{ValidSchema: definition.Valid})
+			defer engine.Close()
+			report, err := engine.Check(cmd.Context(), parsed)
+			if err != nil {
+				return err
+			}
+			return a.show(report, func() table {
+				return table{rows: reportRows(len(parsed.Modules), report.Tests, report.Findings)}
+			})
+		}),
+	}
+	a.outputFlag(c)
+	return c
+}
+
+func reportRows(modules int, t policy.Tests, findings []policy.Finding) [][]string {
+	rows := [][]string{{fmt.Sprintf("%s, %s passed, %d failed, %s", count(modules, "module"), count(t.Passed, "test"), t.Failed, count(len(findings), "finding"))}}
+	for _, f := range findings {
+		rows = append(rows, []string{fmt.Sprintf("%s:%d:%d: %s: %s (%s)", f.File, f.Row, f.Col, f.Severity, f.Message, f.Rule)})
+	}
+	return rows
+}
+
+func (a *app) policyPush() *cobra.Command {
+	var activate bool
+	var note string
+	c := &cobra.Command{
+		Use: "push FILE|DIR…", Short: "Store a new policy revision from Rego files and data.json or data.yaml", Args: cobra.MinimumNArgs(1),
+		RunE: a.do(func(cmd *cobra.Command, args []string) error {
+			body, err := content(args, note)
+			if err != nil {
+				return err
+			}
+			c, err := a.dial()
+			if err != nil {
+				return err
+			}
+			rec, err := c.Push(cmd.Context(), body, activate)
+			return a.showPolicy(rec, err)
+		}),
+	}
+	c.Flags().BoolVar(&activate, "activate", false, "make it the active one at once")
+	c.Flags().StringVar(&note, "note", "", "what the revision is for")
+	a.outputFlag(c)
+	return c
+}
+
+// showPolicy prints a revision after a change.
+func (a *app) showPolicy(rec *client.Record, err error) error {
+	if err != nil {
+		return err
+	}
+	if a.output == "json" || a.output == "yaml" {
+		return a.raw(rec.JSON)
+	}
+	t, err := policyTable([]jsontext.Value{rec.JSON})
+	if err != nil {
+		return err
+	}
+	return a.show(nil, func() table { return t })
+}
+
+func policyTable(items []jsontext.Value) (table, error) {
+	t := table{head: []string{"REVISION", "STATE", "TESTS", "FINDINGS", "CREATED", "NOTE", "DIGEST"}, wideFrom: 6}
+	for _, item := range items {
+		var p struct {
+			Revision  uint64           `json:"revision"`
+			State     string           `json:"state"`
+			Digest    string           `json:"digest"`
+			Note      string           `json:"note"`
+			Tests     policy.Tests     `json:"tests"`
+			Findings  []policy.Finding `json:"findings"`
+			CreatedAt time.Time        `json:"created_at"`
+		}
+		if err := json.Unmarshal(item, &p); err != nil {
+			return t, err
+		}
+		tests := fmt.Sprintf("%d passed", p.Tests.Passed)
+		at := ""
+		if !p.CreatedAt.IsZero() {
+			at = p.CreatedAt.Local().Format(time.DateTime)
+		}
+		t.rows = append(t.rows, []string{strconv.FormatUint(p.Revision, 10), p.State, tests, strconv.Itoa(len(p.Findings)), at, p.Note, p.Digest})
+		t.names = append(t.names, "policy/"+strconv.FormatUint(p.Revision, 10))
+	}
+	return t, nil
+}
+
+func (a *app) policyList() *cobra.Command {
+	c := &cobra.Command{
+		Use: "list", Short: "List the policy revisions", Args: cobra.NoArgs,
+		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, _ []string) error {
+			items, err := c.Policies(cmd.Context())
+			if err != nil {
+				return err
+			}
+			t, err := policyTable(items)
+			if err != nil {
+				return err
+			}
+			return a.show(map[string]any{"items": items}, func() table { return t })
+		}),
+	}
+	a.outputFlag(c)
+	return c
+}
+
+func (a *app) policyGet() *cobra.Command {
+	c := &cobra.Command{
+		Use: "get REVISION", Short: "Print a policy revision with its modules", Args: cobra.ExactArgs(1),
+		RunE: a.do(func(cmd *cobra.Command, args []string) error {
+			n, err := revisionNumber(args[0])
+			if err != nil {
+				return err
+			}
+			c, err := a.dial()
+			if err != nil {
+				return err
+			}
+			v, err := c.Policy(cmd.Context(), n)
+			if err != nil {
+				return err
+			}
+			switch a.output {
+			case "name":
+				_, err := fmt.Fprintf(a.out, "policy/%d\n", n)
+				return err
+			case "":
+				a.output = "yaml"
+			}
+			return a.raw(v)
+		}),
+	}
+	a.outputFlag(c)
+	return c
+}
+
+func revisionNumber(s string) (uint64, error) {
+	n, err := strconv.ParseUint(strings.TrimPrefix(s, "policy/"), 10, 64)
+	if err != nil {
+		return 0, usage("%q is not the number of a policy revision", s)
+	}
+	return n, nil
+}
+
+func (a *app) policyActivate() *cobra.Command {
+	c := &cobra.Command{
+		Use: "activate REVISION", Short: "Make a policy revision the active one on every node", Args: cobra.ExactArgs(1),
+		RunE: a.do(func(cmd *cobra.Command, args []string) error {
+			n, err := revisionNumber(args[0])
+			if err != nil {
+				return err
+			}
+			c, err := a.dial()
+			if err != nil {
+				return err
+			}
+			return a.showPolicy(c.Activate(cmd.Context(), n))
+		}),
+	}
+	a.outputFlag(c)
+	return c
+}
+
+func (a *app) policyRollback() *cobra.Command {
+	c := &cobra.Command{
+		Use: "rollback", Short: "Go back to the policy revision that was active before", Args: cobra.NoArgs,
+		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, _ []string) error {
+			return a.showPolicy(c.Rollback(cmd.Context()))
+		}),
+	}
+	a.outputFlag(c)
+	return c
+}
+
+func (a *app) policyEval() *cobra.Command {
+	var input, entrypoint string
+	c := &cobra.Command{
+		Use: "eval -i INPUT", Short: "Ask the active policy for a decision on an input document", Args: cobra.NoArgs,
+		Long: "Ask the active policy for a decision on an input document. Prints the decision;\na refusal is an answer too, with exit code 0.",
+		RunE: a.do(func(cmd *cobra.Command, _ []string) error {
+			var b []byte
+			var err error
+			switch input {
+			case "":
+				return usage("name the file with the input document, or - for standard input, with -i")
+			case "-":
+				b, err = io.ReadAll(a.in)
+			default:
+				b, err = os.ReadFile(input)
+			}
+			if err != nil {
+				return err
+			}
+			docs, err := documents(b)
+			if err != nil {
+				return fmt.Errorf("%s: %w", input, err)
+			}
+			if len(docs) != 1 {
+				return fmt.Errorf("%s: one input document is needed, there are %d", input, len(docs))
+			}
+			ask := map[string]any{"input": docs[0]}
+			if entrypoint != "" {
+				ask["entrypoint"] = entrypoint
+			}
+			if b, err = json.Marshal(ask); err != nil {
+				return err
+			}
+			c, err := a.dial()
+			if err != nil {
+				return err
+			}
+			answer, err := c.Authorize(cmd.Context(), b)
+			if err != nil {
+				return err
+			}
+			return a.raw(answer)
+		}),
+	}
+	c.Flags().StringVarP(&input, "input", "i", "", "file with the input document, or - for standard input")
+	c.Flags().StringVar(&entrypoint, "entrypoint", "", "package to ask, such as api/registry/authz; else the input's action selects it")
+	a.outputFlag(c)
+	return c
+}
+
+// content gathers policy files as the body of a push. Folders are read whole;
+// data.json and data.yaml in them land where their folder lies, as OPA has it.
+func content(names []string, note string) ([]byte, error) {
+	modules := map[string]string{}
+	data := map[string]any{}
+	read := func(file, name string) error {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		switch base := path.Base(name); {
+		case path.Ext(base) == ".rego":
+			if _, twice := modules[name]; twice {
+				return fmt.Errorf("there are two files %s", name)
+			}
+			modules[name] = string(b)
+		case base == "data.json" || base == "data.yaml" || base == "data.yml":
+			return place(data, path.Dir(name), b)
+		}
+		return nil
+	}
+	for _, root := range names {
+		info, err := os.Stat(root)
+		if err != nil {
+			return nil, err
+		}
+		if !info.IsDir() {
+			if err := read(root, filepath.Base(root)); err != nil {
+				return nil, fmt.Errorf("%s: %w", root, err)
+			}
+			continue
+		}
+		err = filepath.WalkDir(root, func(file string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			name, err := filepath.Rel(root, file)
+			if err != nil {
+				return err
+			}
+			return read(file, filepath.ToSlash(name))
+		})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", root, err)
+		}
+	}
+	if len(modules) == 0 {
+		return nil, errors.New("there is no .rego file in what is named")
+	}
+	body := map[string]any{"modules": modules, "note": note}
+	if len(data) > 0 {
+		body["data"] = data
+	}
+	return json.Marshal(body, json.Deterministic(true))
+}
+
+// place puts a data document below the members that its folder names.
+func place(data map[string]any, dir string, b []byte) error {
+	docs, err := documents(b)
+	if err != nil {
+		return err
+	}
+	for _, d := range docs {
+		var members map[string]jsontext.Value
+		if err := json.Unmarshal(d, &members); err != nil {
+			return errors.New("a data document must be an object")
+		}
+		at := data
+		if dir != "." {
+			for part := range strings.SplitSeq(dir, "/") {
+				next, ok := at[part].(map[string]any)
+				if _, taken := at[part]; taken && !ok {
+					return fmt.Errorf("the data at %s is given twice", dir)
+				}
+				if !ok {
+					next = map[string]any{}
+					at[part] = next
+				}
+				at = next
+			}
+		}
+		for k, v := range members {
+			if _, taken := at[k]; taken {
+				return fmt.Errorf("the data at %s is given twice", path.Join(dir, k))
+			}
+			at[k] = v
+		}
+	}
+	return nil
+}

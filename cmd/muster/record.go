@@ -1,0 +1,273 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/spf13/cobra"
+
+	"github.com/muster-registry/muster/client"
+)
+
+// row is what tables show of a record of any kind.
+type row struct {
+	Namespace   string           `json:"namespace"`
+	Name        string           `json:"name"`
+	Service     string           `json:"service"`
+	Protocol    string           `json:"protocol"`
+	Owner       string           `json:"owner"`
+	Description string           `json:"description"`
+	Tags        []string         `json:"tags"`
+	Version     string           `json:"version"`
+	Format      string           `json:"format"`
+	Lifecycle   string           `json:"lifecycle"`
+	Digest      string           `json:"digest"`
+	Routes      []jsontext.Value `json:"routes"`
+	Findings    []jsontext.Value `json:"findings"`
+	ID          string           `json:"id"`
+	Address     string           `json:"address"`
+	Port        int              `json:"port"`
+	Zone        string           `json:"zone"`
+	Weight      int              `json:"weight"`
+	Status      string           `json:"status"`
+	TTL         string           `json:"ttl"`
+	Revision    uint64           `json:"revision"`
+	UpdatedAt   time.Time        `json:"updated_at"`
+}
+
+// recordTable lays out records of one kind.
+func recordTable(kind client.Kind, items []jsontext.Value) (table, error) {
+	t := table{}
+	for _, item := range items {
+		var r row
+		if err := json.Unmarshal(item, &r); err != nil {
+			return t, err
+		}
+		rev, at := strconv.FormatUint(r.Revision, 10), r.UpdatedAt.Local().Format(time.DateTime)
+		switch kind {
+		case client.Service:
+			t.rows = append(t.rows, []string{r.Namespace, r.Name, r.Protocol, r.Owner, rev, at, strings.Join(r.Tags, ","), r.Description})
+			t.names = append(t.names, "service/"+r.Name)
+		case client.Version:
+			t.rows = append(t.rows, []string{r.Service, r.Version, r.Format, r.Lifecycle, strconv.Itoa(len(r.Routes)), strconv.Itoa(len(r.Findings)), rev, at, r.Digest})
+			t.names = append(t.names, "version/"+r.Service+"/"+r.Version)
+		case client.Instance:
+			t.rows = append(t.rows, []string{r.Service, r.ID, r.Address, strconv.Itoa(r.Port), r.Version, r.Zone, r.Status, rev, at, strconv.Itoa(r.Weight), r.TTL, strings.Join(r.Tags, ",")})
+			t.names = append(t.names, "instance/"+r.Service+"/"+r.ID)
+		}
+	}
+	switch kind {
+	case client.Service:
+		t.head, t.wideFrom = []string{"NAMESPACE", "NAME", "PROTOCOL", "OWNER", "REVISION", "UPDATED", "TAGS", "DESCRIPTION"}, 6
+	case client.Version:
+		t.head, t.wideFrom = []string{"SERVICE", "VERSION", "FORMAT", "LIFECYCLE", "ROUTES", "FINDINGS", "REVISION", "UPDATED", "DIGEST"}, 8
+	case client.Instance:
+		t.head, t.wideFrom = []string{"SERVICE", "ID", "ADDRESS", "PORT", "VERSION", "ZONE", "STATUS", "REVISION", "UPDATED", "WEIGHT", "TTL", "TAGS"}, 9
+	}
+	return t, nil
+}
+
+// target reads KIND [NAME], KIND/NAME; of versions and instances NAME is
+// SERVICE or SERVICE/NAME. one is false where a list is meant.
+func target(args []string, namespace string) (r client.Ref, one bool, err error) {
+	kind, rest, _ := strings.Cut(args[0], "/")
+	if rest != "" {
+		args = append([]string{kind, rest}, args[1:]...)
+	}
+	switch kind {
+	case "service", "services", "svc":
+		r.Kind = client.Service
+	case "version", "versions", "ver":
+		r.Kind = client.Version
+	case "instance", "instances", "inst":
+		r.Kind = client.Instance
+	default:
+		return r, false, usage("%q is not a kind; the kinds are services, versions, instances", kind)
+	}
+	r.Namespace = namespace
+	switch {
+	case len(args) > 2:
+		if r.Kind == client.Service {
+			return r, false, usage("too many arguments; write %s NAME", kind)
+		}
+		return r, false, usage("too many arguments; write %s SERVICE/NAME", kind)
+	case r.Kind == client.Service && len(args) == 2:
+		r.Name = args[1]
+		return r, true, nil
+	case r.Kind == client.Service:
+		return r, false, nil
+	case len(args) < 2:
+		return r, false, usage("say of which service: %s SERVICE, or %s SERVICE/NAME", kind, kind)
+	}
+	r.Service, r.Name, one = strings.Cut(args[1], "/")
+	return r, one, nil
+}
+
+// readFlags are the flags that say how fresh a read must be.
+type readFlags struct {
+	consistency  string
+	minRevision  uint64
+	maxStaleness time.Duration
+}
+
+func (f *readFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.consistency, "consistency", "local", "local, or linearizable: sees every change acknowledged anywhere")
+	c.Flags().Uint64Var(&f.minRevision, "min-revision", 0, "wait until the node has this revision")
+	c.Flags().DurationVar(&f.maxStaleness, "max-staleness", 0, "refuse an answer that is older")
+}
+
+func (f *readFlags) read() (client.Read, error) {
+	if f.consistency != "local" && f.consistency != "linearizable" {
+		return client.Read{}, usage("--consistency is local or linearizable")
+	}
+	return client.Read{Linearizable: f.consistency == "linearizable", MinRevision: f.minRevision, MaxStaleness: f.maxStaleness}, nil
+}
+
+func (a *app) get() *cobra.Command {
+	var how readFlags
+	var all bool
+	c := &cobra.Command{
+		Use: "get KIND [NAME]", Short: "Print services, versions or instances",
+		Example: "  muster get services\n  muster get service payments -o yaml\n  muster get instances payments -o wide\n  muster get version payments/1.0.0",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, args []string) error {
+			read, err := how.read()
+			if err != nil {
+				return err
+			}
+			r, one, err := target(args, a.settings.Namespace)
+			if err != nil {
+				return err
+			}
+			if one {
+				rec, err := c.Get(cmd.Context(), r, read)
+				if err != nil {
+					return err
+				}
+				return a.showRecords(r.Kind, rec.JSON, []jsontext.Value{rec.JSON})
+			}
+			if all && r.Kind == client.Service {
+				r.Namespace = ""
+			}
+			items, err := c.List(cmd.Context(), r.Kind, r.Namespace, r.Service, read)
+			if err != nil {
+				return err
+			}
+			return a.showRecords(r.Kind, map[string]any{"items": items}, items)
+		}),
+	}
+	how.add(c)
+	c.Flags().BoolVarP(&all, "all-namespaces", "A", false, "services of all namespaces")
+	a.outputFlag(c)
+	return c
+}
+
+func (a *app) showRecords(kind client.Kind, v any, items []jsontext.Value) error {
+	t, err := recordTable(kind, items)
+	if err != nil {
+		return err
+	}
+	if raw, ok := v.(jsontext.Value); ok && (a.output == "json" || a.output == "yaml") {
+		return a.raw(raw)
+	}
+	return a.show(v, func() table { return t })
+}
+
+func (a *app) describe() *cobra.Command {
+	return &cobra.Command{
+		Use: "describe KIND NAME", Short: "Print all there is about one record", Args: cobra.MinimumNArgs(1),
+		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, args []string) error {
+			r, one, err := target(args, a.settings.Namespace)
+			if err != nil {
+				return err
+			}
+			if !one {
+				return usage("name the record: muster describe %s NAME", args[0])
+			}
+			rec, err := c.Get(cmd.Context(), r, client.Read{})
+			if err != nil {
+				return err
+			}
+			text, err := toYAML(rec.JSON)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(a.out, "%s\n\n%s", r, text)
+			if r.Kind != client.Service {
+				return nil
+			}
+			for _, kind := range []client.Kind{client.Version, client.Instance} {
+				items, err := c.List(cmd.Context(), kind, r.Namespace, r.Name, client.Read{})
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(a.out, "\n%s\n", count(len(items), string(kind)))
+				if len(items) == 0 {
+					continue
+				}
+				if err := a.showRecords(kind, nil, items); err != nil {
+					return err
+				}
+			}
+			return nil
+		}),
+	}
+}
+
+// count is a number of things, in words.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return strconv.Itoa(n) + " " + thing + "s"
+}
+
+func (a *app) deletes() *cobra.Command {
+	var files []string
+	var at uint64
+	c := &cobra.Command{
+		Use: "delete KIND NAME | -f FILE", Short: "Delete records; a service with all that it holds",
+		Args: cobra.ArbitraryArgs,
+		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, args []string) error {
+			var refs []client.Ref
+			switch {
+			case len(files) > 0 && len(args) == 0:
+				ms, err := a.manifests(files, a.settings.Namespace)
+				if err != nil {
+					return err
+				}
+				for i := len(ms) - 1; i >= 0; i-- { // what was needed first goes last
+					if ms[i].Kind == kindPolicy {
+						return fmt.Errorf("%s: policy revisions are not deleted; go back with muster policy rollback", ms[i].origin)
+					}
+					refs = append(refs, ms[i].ref())
+				}
+			case len(args) > 0 && len(files) == 0:
+				r, one, err := target(args, a.settings.Namespace)
+				if err != nil {
+					return err
+				}
+				if !one {
+					return usage("name what to delete: muster delete %s NAME", args[0])
+				}
+				refs = append(refs, r)
+			default:
+				return usage("say what to delete: a kind and a name, or -f")
+			}
+			for _, r := range refs {
+				if err := c.Delete(cmd.Context(), r, client.Write{IfRevision: at}); err != nil {
+					return err
+				}
+				fmt.Fprintln(a.out, r.String()+" deleted")
+			}
+			return nil
+		}),
+	}
+	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "file or folder of manifests, or - for standard input")
+	c.Flags().Uint64Var(&at, "if-revision", 0, "only if the record has this revision")
+	return c
+}

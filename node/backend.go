@@ -1,0 +1,139 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/muster-registry/muster/admit"
+	"github.com/muster-registry/muster/api/rest"
+	"github.com/muster-registry/muster/command"
+	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/fsm"
+	"github.com/muster-registry/muster/lease"
+	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/registry"
+)
+
+// The peer calls this room answers.
+const (
+	methodSubmit   = "submit"          // an intent, for the leader
+	methodReached  = "state.reached"   // whether the node has a revision
+	methodPrepared = "policy.prepared" // whether the node has compiled a policy revision
+)
+
+// backend is the node as the edges see it.
+type backend struct{ *Node }
+
+// NodeID implements rest.Backend.
+func (b backend) NodeID() string { return b.cfg.NodeID }
+
+// State implements rest.Backend.
+func (b backend) State() *rest.State {
+	v := b.machine.View()
+	return &rest.State{Registry: v.Registry, Policy: v.Policy, Tokens: v.Tokens, Revision: v.Revision, ClusterID: v.ClusterID}
+}
+
+// Document implements rest.Backend.
+func (b backend) Document(namespace, service, version string, revision uint64) ([]byte, error) {
+	return b.machine.Document(namespace, service, version, revision)
+}
+
+// Watch implements rest.Backend.
+func (b backend) Watch(namespace, service string) (<-chan struct{}, func()) {
+	return b.machine.Watch(namespace, service)
+}
+
+// AwaitRevision implements rest.Backend.
+func (b backend) AwaitRevision(ctx context.Context, revision uint64) error {
+	return b.machine.AwaitRevision(ctx, revision)
+}
+
+// ReadIndex implements rest.Backend.
+func (b backend) ReadIndex(ctx context.Context) error { return b.cluster.ReadIndex(ctx) }
+
+// Staleness implements rest.Backend.
+func (b backend) Staleness() time.Duration { return b.cluster.Staleness() }
+
+// Ready implements rest.Backend.
+func (b backend) Ready() error {
+	if b.draining.Load() {
+		return fault.New(fault.NotReady, "this node is shutting down; ask another")
+	}
+	return b.cluster.Ready()
+}
+
+// IsLeader implements rest.Backend.
+func (b backend) IsLeader() bool { return b.cluster.IsLeader() }
+
+// Decider implements rest.Backend.
+func (b backend) Decider() policy.Decider { return b.engine }
+
+// Submit implements rest.Backend: the leader executes the intent, wherever it is.
+func (b backend) Submit(ctx context.Context, in *command.Intent) (*command.Receipt, error) {
+	if b.cluster.IsLeader() {
+		receipt, err := b.gate.Execute(ctx, in)
+		if !fault.Is(err, fault.NoLeader) || fault.From(err).Outcome == fault.Unknown {
+			return receipt, err
+		}
+		// The leadership was lost before anything was proposed: the next
+		// leader, if there is one in time, decides.
+	}
+	payload, err := proto.Marshal(in)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := b.cluster.Call(ctx, methodSubmit, payload)
+	if err != nil {
+		return nil, err
+	}
+	receipt := new(command.Receipt)
+	if err := proto.Unmarshal(raw, receipt); err != nil {
+		return nil, fault.Lost(fault.Internal, err, "the leader's answer cannot be read; the change may have happened")
+	}
+	return receipt, nil
+}
+
+func (n *Node) serveSubmit(ctx context.Context, _ string, payload []byte) ([]byte, error) {
+	in := new(command.Intent)
+	if err := proto.Unmarshal(payload, in); err != nil {
+		return nil, fault.Wrap(fault.BadRequest, err, "the intent cannot be read")
+	}
+	receipt, err := n.gate.Execute(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	return proto.Marshal(receipt)
+}
+
+// Heartbeat implements rest.Backend.
+func (b backend) Heartbeat(ctx context.Context, namespace, service, id string) error {
+	return b.beats.Beat(ctx, lease.Key{Namespace: namespace, Service: service, ID: id})
+}
+
+// log is the replicated log as the gate and the leases see it.
+type log struct{ *Node }
+
+// Propose implements admit.Log and lease.State.
+func (l log) Propose(ctx context.Context, c *command.Command) (*command.Receipt, error) {
+	return l.cluster.Propose(ctx, c)
+}
+
+// ReadIndex implements admit.Log.
+func (l log) ReadIndex(ctx context.Context) error { return l.cluster.ReadIndex(ctx) }
+
+// Registry implements lease.State.
+func (l log) Registry() *registry.Snapshot { return l.machine.View().Registry }
+
+// admission is what the gate decides on: this node's newest state.
+func (n *Node) admission() admit.State {
+	v := n.machine.View()
+	return admit.State{Registry: v.Registry, Policy: v.Policy, Restore: v.Restoring, Repeat: n.machine.Repeat}
+}
+
+// again tells by which results Apply asks for another admission.
+func again(err error) bool {
+	return errors.Is(err, fsm.ErrStale) || errors.Is(err, fsm.ErrPolicyChanged)
+}

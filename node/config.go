@@ -1,0 +1,237 @@
+package node
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Config is everything one node is told from outside. [Load] fills in the
+// defaults, reads the secrets and checks the whole; docs/configuration.md
+// states every key. Paths are absolute or relative to the process once loaded.
+type Config struct {
+	NodeID  string          `yaml:"node_id"`  // this node's lasting name, apart from its addresses
+	DataDir string          `yaml:"data_dir"` // log, state and snapshots; 0700
+	Cluster ClusterSettings `yaml:"cluster"`
+
+	Listen    ListenSettings    `yaml:"listen"`
+	Advertise AdvertiseSettings `yaml:"advertise"`
+	TLS       TLSSettings       `yaml:"tls"`
+	Insecure  bool              `yaml:"insecure"` // control speaks plain HTTP; never the peer port
+	Pprof     bool              `yaml:"pprof"`    // profiles beside the metrics, if those are on loopback
+
+	GossipKey         string `yaml:"gossip_key"`          // base64 of 16, 24 or 32 bytes
+	GossipKeyFile     string `yaml:"gossip_key_file"`     // a file with the same
+	OperatorTokenFile string `yaml:"operator_token_file"` // a token that has the role operator
+
+	Isolation IsolationSettings `yaml:"isolation"`
+	Limits    LimitSettings     `yaml:"limits"`
+	Raft      RaftSettings      `yaml:"raft"`
+	Log       LogSettings       `yaml:"log"`
+
+	Secrets Secrets `yaml:"-"`
+}
+
+// ClusterSettings says which cluster the node belongs to.
+type ClusterSettings struct {
+	TrustDomain     string   `yaml:"trust_domain"`     // of the SPIFFE ids in certificates
+	BootstrapExpect int      `yaml:"bootstrap_expect"` // nodes that form the cluster; 0: this node only joins one
+	Join            []string `yaml:"join"`             // gossip addresses of other nodes, host:port
+}
+
+// ListenSettings are the addresses to listen on, host:port. "off" turns
+// metrics off; the others are needed.
+type ListenSettings struct {
+	Control string `yaml:"control"`
+	Metrics string `yaml:"metrics"`
+	Peer    string `yaml:"peer"`
+	Gossip  string `yaml:"gossip"`
+}
+
+// AdvertiseSettings are the addresses that others reach this node by,
+// host:port. Each is the listening address unless set.
+type AdvertiseSettings struct {
+	Control string `yaml:"control"`
+	Peer    string `yaml:"peer"`
+	Gossip  string `yaml:"gossip"`
+}
+
+// TLSSettings names PEM files. Cert and Key are the node certificate, used on
+// the peer port and, unless ControlCert and ControlKey are set, on control.
+type TLSSettings struct {
+	CA          string `yaml:"ca"`
+	Cert        string `yaml:"cert"`
+	Key         string `yaml:"key"`
+	ControlCert string `yaml:"control_cert"`
+	ControlKey  string `yaml:"control_key"`
+	MinVersion  string `yaml:"min_version"` // "1.3", or "1.2" for clients only
+}
+
+// IsolationSettings say what a node does without its leader.
+type IsolationSettings struct {
+	MaxStaleness time.Duration `yaml:"max_staleness"` // local answers older than this are refused
+}
+
+// LimitSettings bound what one request may cost.
+type LimitSettings struct {
+	Body       Size          `yaml:"body"`
+	Definition Size          `yaml:"definition"` // body limit where a definition is sent
+	JSONDepth  int           `yaml:"json_depth"` // of nested values; 64 at most
+	Headers    Size          `yaml:"headers"`
+	Evaluation time.Duration `yaml:"evaluation"` // of one policy decision
+	InFlight   int           `yaml:"in_flight"`  // requests at the same time
+}
+
+// RaftSettings tune consensus. They should be the same on all nodes.
+type RaftSettings struct {
+	HeartbeatTimeout  time.Duration `yaml:"heartbeat_timeout"`
+	ElectionTimeout   time.Duration `yaml:"election_timeout"`
+	LeaderLease       time.Duration `yaml:"leader_lease"`
+	SnapshotInterval  time.Duration `yaml:"snapshot_interval"`
+	SnapshotThreshold uint64        `yaml:"snapshot_threshold"` // log entries
+	TrailingLogs      uint64        `yaml:"trailing_logs"`      // log entries kept after a snapshot
+}
+
+// LogSettings shape the node's own log on standard error.
+type LogSettings struct {
+	Level  string `yaml:"level"`  // debug, info, warn, error
+	Format string `yaml:"format"` // json, text
+}
+
+// Secrets are the values of the settings that name secrets, read by [Load].
+type Secrets struct {
+	GossipKey     []byte
+	OperatorToken string // empty: only certificates and stored tokens are accepted
+}
+
+// Off is the listening address that turns a listener off.
+const Off = "off"
+
+// Defaults returns the configuration that an empty file stands for.
+func Defaults() *Config {
+	return &Config{
+		Cluster:   ClusterSettings{TrustDomain: "muster"},
+		Listen:    ListenSettings{Control: "127.0.0.1:8443", Metrics: "127.0.0.1:9090", Peer: "127.0.0.1:8300", Gossip: "127.0.0.1:7946"},
+		TLS:       TLSSettings{MinVersion: "1.3"},
+		Isolation: IsolationSettings{MaxStaleness: 30 * time.Second},
+		Limits: LimitSettings{
+			Body: 4 << 20, Definition: 16 << 20, JSONDepth: 64, Headers: 64 << 10,
+			Evaluation: 50 * time.Millisecond, InFlight: 10_000,
+		},
+		Raft: RaftSettings{
+			HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond, LeaderLease: 500 * time.Millisecond,
+			SnapshotInterval: 30 * time.Second, SnapshotThreshold: 65_536, TrailingLogs: 16_384,
+		},
+		Log: LogSettings{Level: "info", Format: "json"},
+	}
+}
+
+// Load reads, completes and checks the configuration in a YAML file. Relative
+// paths in it are relative to the file's folder. The secrets come from the
+// file or, by env, from MUSTER_GOSSIP_KEY, MUSTER_GOSSIP_KEY_FILE, MUSTER_OPERATOR_TOKEN
+// and MUSTER_OPERATOR_TOKEN_FILE, which win over the file. The error holds one
+// sentence per mistake, each of which says what to do.
+func Load(path string, env func(string) string) (*Config, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("the configuration cannot be read: %w", err)
+	}
+	c, err := parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range []*string{
+		&c.DataDir, &c.GossipKeyFile, &c.OperatorTokenFile,
+		&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key, &c.TLS.ControlCert, &c.TLS.ControlKey,
+	} {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	if err := errors.Join(c.readSecrets(env), c.validate()); err != nil {
+		return nil, fmt.Errorf("%s:\n%w", path, err)
+	}
+	return c, nil
+}
+
+// parse is strict: unknown and repeated keys are refused with their line.
+func parse(b []byte) (*Config, error) {
+	c := Defaults()
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	if err := d.Decode(c); err != nil && !errors.Is(err, io.EOF) {
+		if te, ok := errors.AsType[*yaml.TypeError](err); ok {
+			return nil, errors.New(strings.Join(explain(te.Errors), "\n"))
+		}
+		return nil, err
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("the file holds more than one YAML document; keep one")
+	}
+	return c, nil
+}
+
+// explain rewrites the decoder's words, which name Go types, for an operator.
+func explain(lines []string) []string {
+	out := make([]string, len(lines))
+	for i, l := range lines {
+		if head, _, ok := strings.Cut(l, " not found in type "); ok {
+			if line, key, ok := strings.Cut(head, ": field "); ok {
+				l = fmt.Sprintf("%s: unknown key %q; docs/configuration.md lists the keys", line, key)
+			}
+		}
+		out[i] = strings.NewReplacer("!!str ", "text ", "!!int ", "number ", "!!seq", "a list", "!!map", "a mapping",
+			"node.Size", "a size such as 4MiB", "time.Duration", "a duration such as 30s").Replace(l)
+	}
+	return out
+}
+
+// readSecrets fills c.Secrets; the environment wins over the file.
+func (c *Config) readSecrets(env func(string) string) error {
+	key, err := secret(env, "MUSTER_GOSSIP_KEY", "gossip_key_file", c.GossipKey, c.GossipKeyFile)
+	if err != nil {
+		return err
+	}
+	if c.Secrets.GossipKey, err = base64.StdEncoding.DecodeString(key); err != nil {
+		return errors.New("gossip_key: not base64; make one with: head -c 32 /dev/urandom | base64")
+	}
+	c.Secrets.OperatorToken, err = secret(env, "MUSTER_OPERATOR_TOKEN", "operator_token_file", "", c.OperatorTokenFile)
+	return err
+}
+
+// secret finds one secret: environment value, environment file, configured
+// value, configured file.
+func secret(env func(string) string, name, setting, value, file string) (string, error) {
+	if v := env(name); v != "" {
+		return strings.TrimSpace(v), nil
+	}
+	if f := env(name + "_FILE"); f != "" {
+		value, file, setting = "", f, name+"_FILE"
+	}
+	switch {
+	case value != "" && file != "":
+		return "", fmt.Errorf("%s: the value is given as well; keep one of the two", setting)
+	case file == "":
+		return strings.TrimSpace(value), nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("%s: the file cannot be read: %w", setting, err)
+	}
+	if len(bytes.TrimSpace(b)) == 0 {
+		return "", fmt.Errorf("%s: %s is empty; put the secret into it", setting, file)
+	}
+	return string(bytes.TrimSpace(b)), nil
+}

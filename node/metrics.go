@@ -1,0 +1,93 @@
+package node
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/pprof"
+	"strconv"
+	"time"
+
+	armon "github.com/armon/go-metrics"
+	sink "github.com/armon/go-metrics/prometheus"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metrics are the node's own; the cluster registers its own beside them.
+type metrics struct {
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	reg      prometheus.Registerer
+}
+
+func newMetrics(reg *prometheus.Registry) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "muster_http_requests_total", Help: "Answers of the control port, by operation and status.",
+		}, []string{"operation", "status"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "muster_http_request_duration_seconds", Help: "Time from the request to its answer, by operation.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}, []string{"operation"}),
+		reg: reg,
+	}
+	reg.MustRegister(m.requests, m.seconds, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m, raftMetrics(reg)
+}
+
+// raftMetrics sends what raft and memberlist measure, under their own names,
+// to the registry. Their timings are in milliseconds.
+func raftMetrics(reg prometheus.Registerer) error {
+	s, err := sink.NewPrometheusSinkFrom(sink.PrometheusOpts{Registerer: reg, Expiration: 0})
+	if err != nil {
+		return fmt.Errorf("metrics of raft: %w", err)
+	}
+	cfg := armon.DefaultConfig("")
+	cfg.EnableHostname, cfg.EnableRuntimeMetrics = false, false
+	_, err = armon.NewGlobal(cfg, s)
+	return err
+}
+
+// watch registers the figures that are read when they are asked for.
+func (m *metrics) watch(n *Node) {
+	gauge := func(name, help string, read func() float64) {
+		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
+	}
+	gauge("muster_revision", "Revision of the newest change in the local state.", func() float64 { return float64(n.machine.View().Revision) })
+	gauge("muster_services", "Services in the local state.", func() float64 { return float64(n.machine.View().Registry.Counts().Services) })
+	gauge("muster_versions", "Versions in the local state.", func() float64 { return float64(n.machine.View().Registry.Counts().Versions) })
+	gauge("muster_instances", "Instances in the local state.", func() float64 { return float64(n.machine.View().Registry.Counts().Instances) })
+	gauge("muster_policy_active_revision", "Number of the active policy revision; 0 without one.", func() float64 {
+		if a := n.machine.View().Policy.Active(); a != nil {
+			return float64(a.Number)
+		}
+		return 0
+	})
+	m.reg.MustRegister(n.machine.Collectors()...)
+}
+
+// observe counts one answer.
+func (m *metrics) observe(operation string, status int, elapsed time.Duration) {
+	if operation == "" {
+		operation = "none"
+	}
+	m.requests.WithLabelValues(operation, strconv.Itoa(status)).Inc()
+	m.seconds.WithLabelValues(operation).Observe(elapsed.Seconds())
+}
+
+// handler answers on the metrics port: /metrics and the health checks, and
+// the profiles where they are wanted.
+func (m *metrics) handler(reg *prometheus.Registry, health http.Handler, profiles bool) http.Handler {
+	mux := http.NewServeMux()
+	if profiles {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	}
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg}))
+	mux.Handle("/", health)
+	return mux
+}

@@ -1,0 +1,334 @@
+// Package node is the composition root: it makes one running node out of its
+// configuration and the other rooms, and is the only room that knows them all.
+// It holds no rule of its own; what crosses several rooms (a policy activation
+// that waits for every node, a restore that is staged through the log) is put
+// together here.
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/muster-registry/muster/admit"
+	"github.com/muster-registry/muster/api/rest"
+	"github.com/muster-registry/muster/cluster"
+	"github.com/muster-registry/muster/fsm"
+	"github.com/muster-registry/muster/identity"
+	"github.com/muster-registry/muster/lease"
+	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/policy/rego"
+	"github.com/muster-registry/muster/registry/definition"
+)
+
+// drainTime bounds how long a node that shuts down waits for its callers.
+const drainTime = 5 * time.Second
+
+// Node is one running node.
+type Node struct {
+	cfg     *Config
+	version string
+	logger  *slog.Logger
+
+	machine *fsm.Machine
+	cluster *cluster.Cluster
+	engine  *rego.Engine
+	gate    *admit.Gate
+	leases  *lease.Keeper
+	beats   *lease.Batch
+	metrics *metrics
+
+	policies chan *fsm.View // the newest view whose policies may need compiling
+	draining atomic.Bool
+}
+
+// Run runs one node until the context ends, then hands over the leadership,
+// lets callers finish, and stops. The error says why the node could not start
+// or had to stop.
+func Run(ctx context.Context, cfg *Config, version string, logger *slog.Logger) (err error) {
+	n := &Node{cfg: cfg, version: version, logger: logger.With("node", cfg.NodeID), policies: make(chan *fsm.View, 1)}
+	certs, err := loadCertificates(cfg.TLS)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data_dir: %w", err)
+	}
+	registry := prometheus.NewRegistry()
+	if n.metrics, err = newMetrics(registry); err != nil {
+		return err
+	}
+	if n.machine, err = fsm.Open(filepath.Join(cfg.DataDir, "state"), fsm.Options{}); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.machine.Close()) }()
+	n.engine = rego.New(rego.Options{Limit: cfg.Limits.Evaluation, ValidSchema: definition.Valid, Logger: n.logger})
+	defer n.engine.Close()
+
+	if n.cluster, err = cluster.Open(n.clusterConfig(certs, registry), n.machine); err != nil {
+		return err
+	}
+	n.wire()
+	n.metrics.watch(n)
+	return n.serve(ctx, certs, registry)
+}
+
+func (n *Node) clusterConfig(certs *certificates, reg prometheus.Registerer) cluster.Config {
+	c := n.cfg
+	return cluster.Config{
+		NodeID: c.NodeID, DataDir: c.DataDir,
+		PeerAddr: c.Listen.Peer, PeerAdvertise: c.Advertise.Peer,
+		GossipAddr: c.Listen.Gossip, GossipAdvertise: c.Advertise.Gossip,
+		GossipKey: c.Secrets.GossipKey, Join: c.Cluster.Join,
+		BootstrapExpect: c.Cluster.BootstrapExpect,
+		TrustDomain:     c.Cluster.TrustDomain, Credentials: certs.peer,
+		Meta:        map[string]string{"control": c.Advertise.Control, "version": n.version},
+		StatusExtra: n.statusExtra,
+		Logger:      n.logger, Registerer: reg,
+		Timing: cluster.Timing{
+			Heartbeat: c.Raft.HeartbeatTimeout, Election: c.Raft.ElectionTimeout, Lease: c.Raft.LeaderLease,
+			// A follower hears of a commit with the next entries, or after this.
+			Commit: 10 * time.Millisecond,
+		},
+		Storage: cluster.Storage{
+			SnapshotThreshold: c.Raft.SnapshotThreshold, SnapshotInterval: c.Raft.SnapshotInterval, TrailingLogs: c.Raft.TrailingLogs,
+		},
+	}
+}
+
+// wire connects the rooms; nothing runs yet.
+func (n *Node) wire() {
+	n.gate = admit.New(n.admission, log{n}, n.engine, n.engine, again)
+	n.leases = lease.New(log{n}, n.logger)
+	n.beats = lease.NewBatch(n.cluster.Call)
+
+	n.cluster.Handle(methodSubmit, true, n.serveSubmit)
+	n.cluster.Handle(lease.Method, true, func(ctx context.Context, _ string, p []byte) ([]byte, error) { return n.leases.Serve(ctx, p) })
+	n.cluster.Handle(methodReached, false, n.serveReached)
+	n.cluster.Handle(methodPrepared, false, n.servePrepared)
+	n.cluster.OnLeadership(n.lead)
+
+	n.machine.OnApply(n.applied)
+}
+
+// applied follows the state machine, on its goroutine.
+func (n *Node) applied(v *fsm.View, ev fsm.Events) {
+	if ev.Replaced {
+		n.leases.Reset()
+	} else if len(ev.Instances) > 0 {
+		keys := make([]lease.Key, 0, len(ev.Instances))
+		for _, k := range ev.Instances {
+			ns, rest, _ := strings.Cut(k, "/")
+			svc, id, _ := strings.Cut(rest, "/")
+			keys = append(keys, lease.Key{Namespace: ns, Service: svc, ID: id})
+		}
+		n.leases.Changed(keys, v.Registry)
+	}
+	if ev.Policies {
+		select {
+		case <-n.policies: // an older view that was not looked at yet
+		default:
+		}
+		n.policies <- v
+	}
+}
+
+// lead runs while this node leads.
+func (n *Node) lead(ctx context.Context) {
+	go n.watchRestores(ctx)
+	n.leases.Run(ctx)
+}
+
+// serve runs everything until the context ends or a listener fails.
+func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.Registry) error {
+	running, stop := context.WithCancel(context.Background())
+	defer stop()
+	if a := n.machine.View().Policy.Active(); a != nil {
+		// Decisions must not wait for the compiler. A policy that does not
+		// compile here refuses every call that it would decide.
+		if err := n.engine.Prepare(ctx, a); err != nil {
+			n.logger.Error("the active policy does not compile on this node: every call will be denied", "policy_revision", a.Number, "error", err)
+		}
+	}
+	go n.beats.Run(running)
+	go func() {
+		for {
+			select {
+			case <-running.Done():
+				return
+			case v := <-n.policies:
+				n.preparePolicies(running, v)
+			}
+		}
+	}()
+
+	servers, err := n.listen(certs, reg)
+	if err != nil {
+		return err
+	}
+	if err := n.cluster.Start(ctx); err != nil {
+		for _, s := range servers {
+			_ = s.listener.Close()
+		}
+		return err
+	}
+	failed := make(chan error, len(servers))
+	for _, s := range servers {
+		go func() { failed <- s.run() }()
+	}
+	n.logger.Info("node is up", "control", n.cfg.Listen.Control, "peer", n.cfg.Listen.Peer, "version", n.version)
+	select {
+	case <-ctx.Done():
+		n.logger.Info("shutting down")
+	case err = <-failed:
+	}
+	return errors.Join(err, n.shutdown(servers))
+}
+
+// shutdown drains: new calls are refused, the leadership goes to another node,
+// calls under way finish.
+func (n *Node) shutdown(servers []*server) error {
+	n.draining.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if n.cluster.IsLeader() && len(n.cluster.Members()) > 1 {
+		if err := n.cluster.TransferLeader(ctx, ""); err != nil {
+			n.logger.Warn("the leadership could not be handed over; the others will elect", "error", err)
+		}
+	}
+	var errs []error
+	for _, s := range servers {
+		if err := s.Shutdown(ctx); err != nil {
+			errs = append(errs, s.Close())
+		}
+	}
+	// Callers who used up all of the time must not take the log's along.
+	stop, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	return errors.Join(append(errs, n.cluster.Shutdown(stop))...)
+}
+
+type server struct {
+	*http.Server
+	listener net.Listener
+	secure   bool
+}
+
+func (s *server) run() error {
+	var err error
+	if s.secure {
+		err = s.ServeTLS(s.listener, "", "")
+	} else {
+		err = s.Serve(s.listener)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("listener %s: %w", s.Addr, err)
+}
+
+func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server, error) {
+	auth := identity.Config{TrustDomain: n.cfg.Cluster.TrustDomain}
+	if t := n.cfg.Secrets.OperatorToken; t != "" {
+		auth.Static = append(auth.Static, identity.Static{Name: "operator", Role: "operator", Hash: identity.Hash(t)})
+	}
+	who, err := identity.New(auth)
+	if err != nil {
+		return nil, err
+	}
+	lim := n.cfg.Limits
+	api, err := rest.New(backend{n}, who, rest.Options{
+		Logger: n.logger, Version: n.version, MaxBody: int64(lim.Body), MaxDefinition: int64(lim.Definition),
+		MaxDepth: lim.JSONDepth, MaxInFlight: int64(lim.InFlight), MaxStaleness: n.cfg.Isolation.MaxStaleness,
+		ParseBundle: func(b []byte) (*policy.Content, error) { return rego.ParseBundle(b, int64(lim.Definition)) },
+		Observe:     n.metrics.observe,
+	})
+	if err != nil {
+		return nil, err
+	}
+	control := &server{Server: n.httpServer(n.cfg.Listen.Control, api), secure: !n.cfg.Insecure}
+	control.TLSConfig = certs.control(n.cfg.TLS.MinVersion)
+	if n.cfg.Insecure {
+		n.logger.Warn("insecure is set: the control port speaks plain HTTP, and tokens can be read on the wire")
+	}
+	servers := []*server{control}
+	if n.cfg.Listen.Metrics != Off {
+		servers = append(servers, &server{Server: n.httpServer(n.cfg.Listen.Metrics, n.metrics.handler(reg, api.Health(), n.cfg.Pprof))})
+	}
+	for i, s := range servers {
+		if s.listener, err = net.Listen("tcp", s.Addr); err != nil {
+			for _, open := range servers[:i] {
+				_ = open.listener.Close()
+			}
+			return nil, fmt.Errorf("listen on %s: %w", s.Addr, err)
+		}
+	}
+	return servers, nil
+}
+
+func (n *Node) httpServer(addr string, h http.Handler) *http.Server {
+	return &http.Server{
+		Addr: addr, Handler: h,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    int(n.cfg.Limits.Headers),
+		ErrorLog:          slog.NewLogLogger(n.logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// certificates are the node's own and the CAs it believes.
+type certificates struct {
+	node    *tls.Certificate
+	clients *tls.Certificate
+	pool    *x509.CertPool
+}
+
+func loadCertificates(t TLSSettings) (*certificates, error) {
+	pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+	if err != nil {
+		return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
+	}
+	pem, err := os.ReadFile(t.CA)
+	if err != nil {
+		return nil, fmt.Errorf("tls.ca: %w", err)
+	}
+	c := &certificates{node: &pair, clients: &pair, pool: x509.NewCertPool()}
+	if !c.pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("tls.ca: %s holds no PEM certificate", t.CA)
+	}
+	if t.ControlCert != "" {
+		own, err := tls.LoadX509KeyPair(t.ControlCert, t.ControlKey)
+		if err != nil {
+			return nil, fmt.Errorf("tls.control_cert, tls.control_key: %w", err)
+		}
+		c.clients = &own
+	}
+	return c, nil
+}
+
+func (c *certificates) peer() (*tls.Certificate, *x509.CertPool) { return c.node, c.pool }
+
+// control is the TLS side of the control port: a client certificate is asked
+// for, and one that is shown must be valid.
+func (c *certificates) control(minVersion string) *tls.Config {
+	cfg := &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*c.clients},
+		ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: c.pool,
+	}
+	if minVersion == "1.2" {
+		cfg.MinVersion = tls.VersionTLS12
+	}
+	return cfg
+}
