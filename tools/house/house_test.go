@@ -29,6 +29,7 @@ const module = "github.com/muster-registry/muster/"
 var rooms = map[string][]string{
 	"fault":               {},
 	"command":             {"fault"},
+	"egress":              {},
 	"pki":                 {},
 	"registry":            {"fault", "registry/definition"},
 	"registry/definition": {"fault"},
