@@ -48,7 +48,7 @@ bench: build
 
 # Real processes in network namespaces, partitions, and the checkers.
 jepsen: build
-	MUSTER_TEST_ROOT=1 $(GO) test -count=1 -timeout 30m -v ./jepsen/...
+	MUSTER_TEST_ROOT=1 MUSTER_ACTIVATIONS=$${MUSTER_ACTIVATIONS:-500} $(GO) test -count=1 -timeout 30m -v ./jepsen/...
 
 clean:
 	rm -rf bin
