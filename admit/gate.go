@@ -21,6 +21,7 @@ import (
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
+	"github.com/muster-registry/muster/setting"
 )
 
 // attempts is how often an intent is admitted anew when the state moves
@@ -31,6 +32,7 @@ const attempts = 4
 type State struct {
 	Registry *registry.Snapshot
 	Policy   *policy.Table
+	Settings *setting.Table
 	Restore  string // id of a restore in progress, or empty
 
 	// Repeat gives the first answer to the command's Idempotency-Key, if any.
@@ -49,6 +51,8 @@ type Log interface {
 // Checker compiles and tests the content of a policy revision.
 type Checker interface {
 	Check(ctx context.Context, c *policy.Content) (policy.Report, error)
+	// Version names the engine that checks and decides, as "opa 1.22.2".
+	Version() string
 }
 
 // Gate admits intents on the leader. Safe for concurrent use.
@@ -59,12 +63,14 @@ type Gate struct {
 	checker Checker
 	stale   func(error) bool // whether Apply asks for another admission
 	keys    keyLock
+
+	settings map[setting.Kind]Setting
 }
 
 // New makes a gate. stale tells the errors by which Apply asks for another
 // admission from all others.
 func New(state func() State, log Log, decider policy.Decider, checker Checker, stale func(error) bool) *Gate {
-	return &Gate{state: state, log: log, decider: decider, checker: checker, stale: stale, keys: keyLock{held: map[string]*keyHolder{}}}
+	return &Gate{state: state, log: log, decider: decider, checker: checker, stale: stale, keys: keyLock{held: map[string]*keyHolder{}}, settings: map[setting.Kind]Setting{}}
 }
 
 // Execute admits the intent, proposes it and waits for its result. Errors are
@@ -154,10 +160,16 @@ func (g *Gate) admitOp(ctx context.Context, st State, in *command.Intent, cmd *c
 		if op.Put.Kind == command.Kind_TOKEN {
 			return cmd, Permit(in, policy.Manage, "token", "")
 		}
+		if op.Put.Kind == command.Kind_SETTING {
+			return g.admitSetting(ctx, st, in, cmd, op.Put)
+		}
 		return g.admitPut(ctx, st, in, cmd, op.Put)
 	case *command.Command_Delete:
 		if op.Delete.Kind == command.Kind_TOKEN {
 			return cmd, Permit(in, policy.Manage, "token", "")
+		}
+		if op.Delete.Kind == command.Kind_SETTING {
+			return g.admitUnset(ctx, st, in, cmd, op.Delete)
 		}
 		return g.admitDelete(ctx, st, in, cmd, op.Delete)
 	case *command.Command_Status:
@@ -166,6 +178,8 @@ func (g *Gate) admitOp(ctx context.Context, st State, in *command.Intent, cmd *c
 		return g.admitStage(ctx, st, in, cmd, op.PolicyStage)
 	case *command.Command_PolicyActivate:
 		return g.admitActivate(st, in, cmd, op.PolicyActivate)
+	case *command.Command_PolicyShadow:
+		return g.admitShadow(st, in, cmd, op.PolicyShadow)
 	case *command.Command_RestoreBegin, *command.Command_RestoreChunk, *command.Command_RestoreCommit, *command.Command_RestoreAbort:
 		return cmd, Permit(in, policy.Manage, "snapshot", "")
 	}

@@ -1,7 +1,6 @@
 package admit
 
 import (
-	"context"
 	"net/url"
 	"strings"
 	"time"
@@ -150,75 +149,10 @@ func lockKey(c *command.Command) string {
 		return op.Delete.Kind.String() + "/" + op.Delete.Namespace + "/" + op.Delete.Service + "/" + op.Delete.Name
 	case *command.Command_Status:
 		return command.Kind_INSTANCE.String() + "/" + op.Status.Namespace + "/" + op.Status.Service + "/" + op.Status.Name
-	case *command.Command_PolicyActivate:
+	case *command.Command_PolicyActivate, *command.Command_PolicyShadow:
 		return "policy"
 	}
 	return ""
-}
-
-func (g *Gate) admitStage(ctx context.Context, st State, in *command.Intent, cmd *command.Command, p *command.PolicyStage) (*command.Command, error) {
-	if err := Permit(in, policy.Manage, "policy", ""); err != nil {
-		return nil, err
-	}
-	if err := activeMatches(st, in); err != nil {
-		return nil, err
-	}
-	content, err := policy.ParseContent(p.Content)
-	if err != nil {
-		return nil, err
-	}
-	report, err := g.checker.Check(ctx, content)
-	if err != nil {
-		return nil, err
-	}
-	cmd.Op = &command.Command_PolicyStage{PolicyStage: &command.PolicyStage{
-		Content: content.Encode(), Digest: content.Digest(), Report: report.Encode(),
-	}}
-	return cmd, nil
-}
-
-// activeMatches holds a change of the policies to the number of the active
-// revision that its caller expects, where one is (HasMatch).
-func activeMatches(st State, in *command.Intent) error {
-	if in.CreateOnly {
-		return fault.New(fault.BadRequest, "If-None-Match means nothing here: a policy revision is always new, and activating one creates nothing")
-	}
-	active := activeNumber(st)
-	if !in.HasMatch || in.Match == active {
-		return nil
-	}
-	f := fault.New(fault.RevisionMismatch, "policy revision %d is active, not %d; look at it and decide anew", active, in.Match)
-	f.Current = active
-	return f
-}
-
-// activeNumber is 0 when no policy is active.
-func activeNumber(st State) uint64 {
-	if a := st.Policy.Active(); a != nil {
-		return a.Number
-	}
-	return 0
-}
-
-// admitActivate fixes what is replaced: what is active now, which is what the
-// caller expects where it says so. Apply compares again.
-func (g *Gate) admitActivate(st State, in *command.Intent, cmd *command.Command, p *command.PolicyActivate) (*command.Command, error) {
-	if err := Permit(in, policy.Manage, "policy", ""); err != nil {
-		return nil, err
-	}
-	if err := activeMatches(st, in); err != nil {
-		return nil, err
-	}
-	next := &command.PolicyActivate{Revision: p.Revision, Rollback: p.Rollback, ExpectActive: activeNumber(st)}
-	if p.Rollback {
-		to, err := st.Policy.RollbackTarget()
-		if err != nil {
-			return nil, err
-		}
-		next.Revision = to.Number
-	}
-	cmd.Op = &command.Command_PolicyActivate{PolicyActivate: next}
-	return cmd, nil
 }
 
 // headers makes a map of names and values that follow upon each other.

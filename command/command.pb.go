@@ -32,6 +32,7 @@ const (
 	Kind_VERSION          Kind = 2
 	Kind_INSTANCE         Kind = 3
 	Kind_TOKEN            Kind = 4
+	Kind_SETTING          Kind = 5
 )
 
 // Enum value maps for Kind.
@@ -42,6 +43,7 @@ var (
 		2: "VERSION",
 		3: "INSTANCE",
 		4: "TOKEN",
+		5: "SETTING",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -49,6 +51,7 @@ var (
 		"VERSION":          2,
 		"INSTANCE":         3,
 		"TOKEN":            4,
+		"SETTING":          5,
 	}
 )
 
@@ -214,6 +217,7 @@ type Command struct {
 	//	*Command_RestoreChunk
 	//	*Command_RestoreCommit
 	//	*Command_RestoreAbort
+	//	*Command_PolicyShadow
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -411,6 +415,15 @@ func (x *Command) GetRestoreAbort() *RestoreAbort {
 	return nil
 }
 
+func (x *Command) GetPolicyShadow() *PolicyShadow {
+	if x != nil {
+		if x, ok := x.Op.(*Command_PolicyShadow); ok {
+			return x.PolicyShadow
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -459,6 +472,10 @@ type Command_RestoreAbort struct {
 	RestoreAbort *RestoreAbort `protobuf:"bytes,30,opt,name=restore_abort,json=restoreAbort,proto3,oneof"`
 }
 
+type Command_PolicyShadow struct {
+	PolicyShadow *PolicyShadow `protobuf:"bytes,31,opt,name=policy_shadow,json=policyShadow,proto3,oneof"`
+}
+
 func (*Command_Put) isCommand_Op() {}
 
 func (*Command_Delete) isCommand_Op() {}
@@ -481,8 +498,10 @@ func (*Command_RestoreCommit) isCommand_Op() {}
 
 func (*Command_RestoreAbort) isCommand_Op() {}
 
+func (*Command_PolicyShadow) isCommand_Op() {}
+
 // Put stores one record. The key is (kind, namespace, service, name); service
-// is empty for kind SERVICE and TOKEN.
+// is empty for kind SERVICE and TOKEN, and the kind of setting for SETTING.
 type Put struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Kind      Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=muster.command.v1.Kind" json:"kind,omitempty"`
@@ -793,7 +812,11 @@ type PolicyStage struct {
 	Content []byte `protobuf:"bytes,1,opt,name=content,proto3" json:"content,omitempty"`
 	Digest  string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
 	// Findings and test results as JSON, computed once by the leader.
-	Report        []byte `protobuf:"bytes,3,opt,name=report,proto3" json:"report,omitempty"`
+	Report []byte `protobuf:"bytes,3,opt,name=report,proto3" json:"report,omitempty"`
+	// JSON of policy.Origin: where the content comes from and who signed it.
+	Origin []byte `protobuf:"bytes,4,opt,name=origin,proto3" json:"origin,omitempty"`
+	// The engine that checked it, as "opa 1.22.2".
+	Engine        string `protobuf:"bytes,5,opt,name=engine,proto3" json:"engine,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -849,6 +872,84 @@ func (x *PolicyStage) GetReport() []byte {
 	return nil
 }
 
+func (x *PolicyStage) GetOrigin() []byte {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+func (x *PolicyStage) GetEngine() string {
+	if x != nil {
+		return x.Engine
+	}
+	return ""
+}
+
+// PolicyShadow makes a staged or retired revision the one that is evaluated
+// beside the active one, or ends that.
+type PolicyShadow struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Of the decisions, above 0 and up to 1.
+	Share float64 `protobuf:"fixed64,2,opt,name=share,proto3" json:"share,omitempty"`
+	// The shadow becomes staged again, and nothing takes its place.
+	Stop          bool `protobuf:"varint,3,opt,name=stop,proto3" json:"stop,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyShadow) Reset() {
+	*x = PolicyShadow{}
+	mi := &file_command_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyShadow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyShadow) ProtoMessage() {}
+
+func (x *PolicyShadow) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyShadow.ProtoReflect.Descriptor instead.
+func (*PolicyShadow) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PolicyShadow) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *PolicyShadow) GetShare() float64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *PolicyShadow) GetStop() bool {
+	if x != nil {
+		return x.Stop
+	}
+	return false
+}
+
 // PolicyActivate makes a staged or retired revision the active one.
 type PolicyActivate struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -863,7 +964,7 @@ type PolicyActivate struct {
 
 func (x *PolicyActivate) Reset() {
 	*x = PolicyActivate{}
-	mi := &file_command_proto_msgTypes[7]
+	mi := &file_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +976,7 @@ func (x *PolicyActivate) String() string {
 func (*PolicyActivate) ProtoMessage() {}
 
 func (x *PolicyActivate) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[7]
+	mi := &file_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +989,7 @@ func (x *PolicyActivate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyActivate.ProtoReflect.Descriptor instead.
 func (*PolicyActivate) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{7}
+	return file_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PolicyActivate) GetRevision() uint64 {
@@ -922,7 +1023,7 @@ type ClusterInit struct {
 
 func (x *ClusterInit) Reset() {
 	*x = ClusterInit{}
-	mi := &file_command_proto_msgTypes[8]
+	mi := &file_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1035,7 @@ func (x *ClusterInit) String() string {
 func (*ClusterInit) ProtoMessage() {}
 
 func (x *ClusterInit) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[8]
+	mi := &file_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1048,7 @@ func (x *ClusterInit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterInit.ProtoReflect.Descriptor instead.
 func (*ClusterInit) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{8}
+	return file_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ClusterInit) GetClusterId() string {
@@ -973,7 +1074,7 @@ type RestoreBegin struct {
 
 func (x *RestoreBegin) Reset() {
 	*x = RestoreBegin{}
-	mi := &file_command_proto_msgTypes[9]
+	mi := &file_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -985,7 +1086,7 @@ func (x *RestoreBegin) String() string {
 func (*RestoreBegin) ProtoMessage() {}
 
 func (x *RestoreBegin) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[9]
+	mi := &file_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -998,7 +1099,7 @@ func (x *RestoreBegin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBegin.ProtoReflect.Descriptor instead.
 func (*RestoreBegin) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{9}
+	return file_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RestoreBegin) GetId() string {
@@ -1054,7 +1155,7 @@ type RestoreChunk struct {
 
 func (x *RestoreChunk) Reset() {
 	*x = RestoreChunk{}
-	mi := &file_command_proto_msgTypes[10]
+	mi := &file_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1167,7 @@ func (x *RestoreChunk) String() string {
 func (*RestoreChunk) ProtoMessage() {}
 
 func (x *RestoreChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[10]
+	mi := &file_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1180,7 @@ func (x *RestoreChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreChunk.ProtoReflect.Descriptor instead.
 func (*RestoreChunk) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{10}
+	return file_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RestoreChunk) GetId() string {
@@ -1113,7 +1214,7 @@ type RestoreCommit struct {
 
 func (x *RestoreCommit) Reset() {
 	*x = RestoreCommit{}
-	mi := &file_command_proto_msgTypes[11]
+	mi := &file_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1226,7 @@ func (x *RestoreCommit) String() string {
 func (*RestoreCommit) ProtoMessage() {}
 
 func (x *RestoreCommit) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[11]
+	mi := &file_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1239,7 @@ func (x *RestoreCommit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCommit.ProtoReflect.Descriptor instead.
 func (*RestoreCommit) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{11}
+	return file_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RestoreCommit) GetId() string {
@@ -1157,7 +1258,7 @@ type RestoreAbort struct {
 
 func (x *RestoreAbort) Reset() {
 	*x = RestoreAbort{}
-	mi := &file_command_proto_msgTypes[12]
+	mi := &file_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1270,7 @@ func (x *RestoreAbort) String() string {
 func (*RestoreAbort) ProtoMessage() {}
 
 func (x *RestoreAbort) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[12]
+	mi := &file_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1283,7 @@ func (x *RestoreAbort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreAbort.ProtoReflect.Descriptor instead.
 func (*RestoreAbort) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{12}
+	return file_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RestoreAbort) GetId() string {
@@ -1217,7 +1318,7 @@ type Intent struct {
 
 func (x *Intent) Reset() {
 	*x = Intent{}
-	mi := &file_command_proto_msgTypes[13]
+	mi := &file_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1330,7 @@ func (x *Intent) String() string {
 func (*Intent) ProtoMessage() {}
 
 func (x *Intent) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[13]
+	mi := &file_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1343,7 @@ func (x *Intent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Intent.ProtoReflect.Descriptor instead.
 func (*Intent) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{13}
+	return file_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Intent) GetPrincipal() *Principal {
@@ -1330,7 +1431,7 @@ type Principal struct {
 
 func (x *Principal) Reset() {
 	*x = Principal{}
-	mi := &file_command_proto_msgTypes[14]
+	mi := &file_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1443,7 @@ func (x *Principal) String() string {
 func (*Principal) ProtoMessage() {}
 
 func (x *Principal) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[14]
+	mi := &file_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1456,7 @@ func (x *Principal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Principal.ProtoReflect.Descriptor instead.
 func (*Principal) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{14}
+	return file_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Principal) GetId() string {
@@ -1410,7 +1511,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_command_proto_msgTypes[15]
+	mi := &file_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1523,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[15]
+	mi := &file_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1536,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{15}
+	return file_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Request) GetMethod() string {
@@ -1504,7 +1605,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_command_proto_msgTypes[16]
+	mi := &file_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1516,7 +1617,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[16]
+	mi := &file_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1529,7 +1630,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{16}
+	return file_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Receipt) GetRevision() uint64 {
@@ -1584,7 +1685,7 @@ type Beats struct {
 
 func (x *Beats) Reset() {
 	*x = Beats{}
-	mi := &file_command_proto_msgTypes[17]
+	mi := &file_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1697,7 @@ func (x *Beats) String() string {
 func (*Beats) ProtoMessage() {}
 
 func (x *Beats) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[17]
+	mi := &file_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1710,7 @@ func (x *Beats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beats.ProtoReflect.Descriptor instead.
 func (*Beats) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{17}
+	return file_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Beats) GetKeys() []*Beats_Key {
@@ -1629,7 +1730,7 @@ type BeatsReply struct {
 
 func (x *BeatsReply) Reset() {
 	*x = BeatsReply{}
-	mi := &file_command_proto_msgTypes[18]
+	mi := &file_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1641,7 +1742,7 @@ func (x *BeatsReply) String() string {
 func (*BeatsReply) ProtoMessage() {}
 
 func (x *BeatsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[18]
+	mi := &file_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1654,7 +1755,7 @@ func (x *BeatsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeatsReply.ProtoReflect.Descriptor instead.
 func (*BeatsReply) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{18}
+	return file_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BeatsReply) GetUnknown() []uint32 {
@@ -1678,7 +1779,7 @@ type Leases_Item struct {
 
 func (x *Leases_Item) Reset() {
 	*x = Leases_Item{}
-	mi := &file_command_proto_msgTypes[19]
+	mi := &file_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +1791,7 @@ func (x *Leases_Item) String() string {
 func (*Leases_Item) ProtoMessage() {}
 
 func (x *Leases_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[19]
+	mi := &file_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1752,7 +1853,7 @@ type Beats_Key struct {
 
 func (x *Beats_Key) Reset() {
 	*x = Beats_Key{}
-	mi := &file_command_proto_msgTypes[20]
+	mi := &file_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +1865,7 @@ func (x *Beats_Key) String() string {
 func (*Beats_Key) ProtoMessage() {}
 
 func (x *Beats_Key) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[20]
+	mi := &file_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +1878,7 @@ func (x *Beats_Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beats_Key.ProtoReflect.Descriptor instead.
 func (*Beats_Key) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{17, 0}
+	return file_command_proto_rawDescGZIP(), []int{18, 0}
 }
 
 func (x *Beats_Key) GetNamespace() string {
@@ -1808,7 +1909,7 @@ const file_command_proto_rawDesc = "" +
 	"\rcommand.proto\x12\x11muster.command.v1\"W\n" +
 	"\x05Batch\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x126\n" +
-	"\bcommands\x18\x02 \x03(\v2\x1a.muster.command.v1.CommandR\bcommands\"\xde\a\n" +
+	"\bcommands\x18\x02 \x03(\v2\x1a.muster.command.v1.CommandR\bcommands\"\xa6\b\n" +
 	"\aCommand\x12'\n" +
 	"\x0fidempotency_key\x18\x01 \x01(\tR\x0eidempotencyKey\x12%\n" +
 	"\x0erequest_digest\x18\x02 \x01(\fR\rrequestDigest\x12\x1c\n" +
@@ -1830,7 +1931,8 @@ const file_command_proto_rawDesc = "" +
 	"\rrestore_begin\x18\x1b \x01(\v2\x1f.muster.command.v1.RestoreBeginH\x00R\frestoreBegin\x12F\n" +
 	"\rrestore_chunk\x18\x1c \x01(\v2\x1f.muster.command.v1.RestoreChunkH\x00R\frestoreChunk\x12I\n" +
 	"\x0erestore_commit\x18\x1d \x01(\v2 .muster.command.v1.RestoreCommitH\x00R\rrestoreCommit\x12F\n" +
-	"\rrestore_abort\x18\x1e \x01(\v2\x1f.muster.command.v1.RestoreAbortH\x00R\frestoreAbortB\x04\n" +
+	"\rrestore_abort\x18\x1e \x01(\v2\x1f.muster.command.v1.RestoreAbortH\x00R\frestoreAbort\x12F\n" +
+	"\rpolicy_shadow\x18\x1f \x01(\v2\x1f.muster.command.v1.PolicyShadowH\x00R\fpolicyShadowB\x04\n" +
 	"\x02op\"\xf1\x01\n" +
 	"\x03Put\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.muster.command.v1.KindR\x04kind\x12\x1c\n" +
@@ -1866,11 +1968,17 @@ const file_command_proto_rawDesc = "" +
 	"\aEXPIRED\x10\x01\x12\b\n" +
 	"\x04BACK\x10\x02\x12\x0e\n" +
 	"\n" +
-	"DEREGISTER\x10\x03\"W\n" +
+	"DEREGISTER\x10\x03\"\x87\x01\n" +
 	"\vPolicyStage\x12\x18\n" +
 	"\acontent\x18\x01 \x01(\fR\acontent\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x16\n" +
-	"\x06report\x18\x03 \x01(\fR\x06report\"m\n" +
+	"\x06report\x18\x03 \x01(\fR\x06report\x12\x16\n" +
+	"\x06origin\x18\x04 \x01(\fR\x06origin\x12\x16\n" +
+	"\x06engine\x18\x05 \x01(\tR\x06engine\"T\n" +
+	"\fPolicyShadow\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
+	"\x05share\x18\x02 \x01(\x01R\x05share\x12\x12\n" +
+	"\x04stop\x18\x03 \x01(\bR\x04stop\"m\n" +
 	"\x0ePolicyActivate\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12#\n" +
 	"\rexpect_active\x18\x02 \x01(\x04R\fexpectActive\x12\x1a\n" +
@@ -1940,13 +2048,14 @@ const file_command_proto_rawDesc = "" +
 	"\x02id\x18\x03 \x01(\tR\x02id\"&\n" +
 	"\n" +
 	"BeatsReply\x12\x18\n" +
-	"\aunknown\x18\x01 \x03(\rR\aunknown*O\n" +
+	"\aunknown\x18\x01 \x03(\rR\aunknown*\\\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aSERVICE\x10\x01\x12\v\n" +
 	"\aVERSION\x10\x02\x12\f\n" +
 	"\bINSTANCE\x10\x03\x12\t\n" +
-	"\x05TOKEN\x10\x04B+Z)github.com/muster-registry/muster/commandb\x06proto3"
+	"\x05TOKEN\x10\x04\x12\v\n" +
+	"\aSETTING\x10\x05B+Z)github.com/muster-registry/muster/commandb\x06proto3"
 
 var (
 	file_command_proto_rawDescOnce sync.Once
@@ -1961,7 +2070,7 @@ func file_command_proto_rawDescGZIP() []byte {
 }
 
 var file_command_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_command_proto_goTypes = []any{
 	(Kind)(0),              // 0: muster.command.v1.Kind
 	(Leases_Change)(0),     // 1: muster.command.v1.Leases.Change
@@ -1972,20 +2081,21 @@ var file_command_proto_goTypes = []any{
 	(*InstanceStatus)(nil), // 6: muster.command.v1.InstanceStatus
 	(*Leases)(nil),         // 7: muster.command.v1.Leases
 	(*PolicyStage)(nil),    // 8: muster.command.v1.PolicyStage
-	(*PolicyActivate)(nil), // 9: muster.command.v1.PolicyActivate
-	(*ClusterInit)(nil),    // 10: muster.command.v1.ClusterInit
-	(*RestoreBegin)(nil),   // 11: muster.command.v1.RestoreBegin
-	(*RestoreChunk)(nil),   // 12: muster.command.v1.RestoreChunk
-	(*RestoreCommit)(nil),  // 13: muster.command.v1.RestoreCommit
-	(*RestoreAbort)(nil),   // 14: muster.command.v1.RestoreAbort
-	(*Intent)(nil),         // 15: muster.command.v1.Intent
-	(*Principal)(nil),      // 16: muster.command.v1.Principal
-	(*Request)(nil),        // 17: muster.command.v1.Request
-	(*Receipt)(nil),        // 18: muster.command.v1.Receipt
-	(*Beats)(nil),          // 19: muster.command.v1.Beats
-	(*BeatsReply)(nil),     // 20: muster.command.v1.BeatsReply
-	(*Leases_Item)(nil),    // 21: muster.command.v1.Leases.Item
-	(*Beats_Key)(nil),      // 22: muster.command.v1.Beats.Key
+	(*PolicyShadow)(nil),   // 9: muster.command.v1.PolicyShadow
+	(*PolicyActivate)(nil), // 10: muster.command.v1.PolicyActivate
+	(*ClusterInit)(nil),    // 11: muster.command.v1.ClusterInit
+	(*RestoreBegin)(nil),   // 12: muster.command.v1.RestoreBegin
+	(*RestoreChunk)(nil),   // 13: muster.command.v1.RestoreChunk
+	(*RestoreCommit)(nil),  // 14: muster.command.v1.RestoreCommit
+	(*RestoreAbort)(nil),   // 15: muster.command.v1.RestoreAbort
+	(*Intent)(nil),         // 16: muster.command.v1.Intent
+	(*Principal)(nil),      // 17: muster.command.v1.Principal
+	(*Request)(nil),        // 18: muster.command.v1.Request
+	(*Receipt)(nil),        // 19: muster.command.v1.Receipt
+	(*Beats)(nil),          // 20: muster.command.v1.Beats
+	(*BeatsReply)(nil),     // 21: muster.command.v1.BeatsReply
+	(*Leases_Item)(nil),    // 22: muster.command.v1.Leases.Item
+	(*Beats_Key)(nil),      // 23: muster.command.v1.Beats.Key
 }
 var file_command_proto_depIdxs = []int32{
 	3,  // 0: muster.command.v1.Batch.commands:type_name -> muster.command.v1.Command
@@ -1994,25 +2104,26 @@ var file_command_proto_depIdxs = []int32{
 	6,  // 3: muster.command.v1.Command.status:type_name -> muster.command.v1.InstanceStatus
 	7,  // 4: muster.command.v1.Command.leases:type_name -> muster.command.v1.Leases
 	8,  // 5: muster.command.v1.Command.policy_stage:type_name -> muster.command.v1.PolicyStage
-	9,  // 6: muster.command.v1.Command.policy_activate:type_name -> muster.command.v1.PolicyActivate
-	10, // 7: muster.command.v1.Command.cluster_init:type_name -> muster.command.v1.ClusterInit
-	11, // 8: muster.command.v1.Command.restore_begin:type_name -> muster.command.v1.RestoreBegin
-	12, // 9: muster.command.v1.Command.restore_chunk:type_name -> muster.command.v1.RestoreChunk
-	13, // 10: muster.command.v1.Command.restore_commit:type_name -> muster.command.v1.RestoreCommit
-	14, // 11: muster.command.v1.Command.restore_abort:type_name -> muster.command.v1.RestoreAbort
-	0,  // 12: muster.command.v1.Put.kind:type_name -> muster.command.v1.Kind
-	0,  // 13: muster.command.v1.Delete.kind:type_name -> muster.command.v1.Kind
-	21, // 14: muster.command.v1.Leases.items:type_name -> muster.command.v1.Leases.Item
-	16, // 15: muster.command.v1.Intent.principal:type_name -> muster.command.v1.Principal
-	17, // 16: muster.command.v1.Intent.request:type_name -> muster.command.v1.Request
-	3,  // 17: muster.command.v1.Intent.command:type_name -> muster.command.v1.Command
-	22, // 18: muster.command.v1.Beats.keys:type_name -> muster.command.v1.Beats.Key
-	1,  // 19: muster.command.v1.Leases.Item.change:type_name -> muster.command.v1.Leases.Change
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	10, // 6: muster.command.v1.Command.policy_activate:type_name -> muster.command.v1.PolicyActivate
+	11, // 7: muster.command.v1.Command.cluster_init:type_name -> muster.command.v1.ClusterInit
+	12, // 8: muster.command.v1.Command.restore_begin:type_name -> muster.command.v1.RestoreBegin
+	13, // 9: muster.command.v1.Command.restore_chunk:type_name -> muster.command.v1.RestoreChunk
+	14, // 10: muster.command.v1.Command.restore_commit:type_name -> muster.command.v1.RestoreCommit
+	15, // 11: muster.command.v1.Command.restore_abort:type_name -> muster.command.v1.RestoreAbort
+	9,  // 12: muster.command.v1.Command.policy_shadow:type_name -> muster.command.v1.PolicyShadow
+	0,  // 13: muster.command.v1.Put.kind:type_name -> muster.command.v1.Kind
+	0,  // 14: muster.command.v1.Delete.kind:type_name -> muster.command.v1.Kind
+	22, // 15: muster.command.v1.Leases.items:type_name -> muster.command.v1.Leases.Item
+	17, // 16: muster.command.v1.Intent.principal:type_name -> muster.command.v1.Principal
+	18, // 17: muster.command.v1.Intent.request:type_name -> muster.command.v1.Request
+	3,  // 18: muster.command.v1.Intent.command:type_name -> muster.command.v1.Command
+	23, // 19: muster.command.v1.Beats.keys:type_name -> muster.command.v1.Beats.Key
+	1,  // 20: muster.command.v1.Leases.Item.change:type_name -> muster.command.v1.Leases.Change
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_command_proto_init() }
@@ -2032,6 +2143,7 @@ func file_command_proto_init() {
 		(*Command_RestoreChunk)(nil),
 		(*Command_RestoreCommit)(nil),
 		(*Command_RestoreAbort)(nil),
+		(*Command_PolicyShadow)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2039,7 +2151,7 @@ func file_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_proto_rawDesc), len(file_command_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -13,6 +13,7 @@ import (
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
+	"github.com/muster-registry/muster/setting"
 )
 
 // Apply implements raft.FSM. Raft uses ApplyBatch.
@@ -46,6 +47,7 @@ type batch struct {
 	reg *registry.Txn
 	pol *policy.Txn
 	tok *identity.Txn
+	set *setting.Txn
 
 	active    uint64 // active policy revision
 	applied   uint64
@@ -67,15 +69,15 @@ func (m *Machine) begin() *batch {
 		applied: v.Applied, term: v.Term, revision: v.Revision,
 		hash: v.Hash, clusterID: v.ClusterID, restoring: v.Restoring, staged: v.Staged,
 	}
-	b.over(v.Registry, v.Policy, v.Tokens)
+	b.over(v)
 	return b
 }
 
-// over makes the tables the base of what follows.
-func (b *batch) over(r *registry.Snapshot, p *policy.Table, t *identity.Table) {
-	b.reg, b.pol, b.tok = r.Txn(b.emit), p.Txn(b.emit), t.Txn(b.emit)
+// over makes the tables of v the base of what follows.
+func (b *batch) over(v *View) {
+	b.reg, b.pol, b.tok, b.set = v.Registry.Txn(b.emit), v.Policy.Txn(b.emit), v.Tokens.Txn(b.emit), v.Settings.Txn(b.emit)
 	b.active = 0
-	if a := p.Active(); a != nil {
+	if a := v.Policy.Active(); a != nil {
 		b.active = a.Number
 	}
 }
@@ -97,6 +99,8 @@ func (b *batch) emit(bucket, key string, old, new []byte) {
 		b.events.Instances = append(b.events.Instances, key)
 	case policy.BucketRevisions, policy.BucketActive:
 		b.events.Policies = true
+	case setting.Bucket:
+		b.events.Settings = append(b.events.Settings, key)
 	}
 }
 
@@ -104,7 +108,7 @@ func (b *batch) emit(bucket, key string, old, new []byte) {
 func (b *batch) commit() {
 	touched := b.reg.Touched()
 	v := &View{
-		Registry: b.reg.Commit(), Policy: b.pol.Commit(), Tokens: b.tok.Commit(),
+		Registry: b.reg.Commit(), Policy: b.pol.Commit(), Tokens: b.tok.Commit(), Settings: b.set.Commit(),
 		ClusterID: b.clusterID, Revision: b.revision, Applied: b.applied, Term: b.term,
 		Hash: b.hash, Restoring: b.restoring, Staged: b.staged,
 	}
@@ -192,6 +196,8 @@ func (b *batch) change(c *command.Command) (*command.Receipt, error) {
 		return b.stage(c, op.PolicyStage)
 	case *command.Command_PolicyActivate:
 		return b.activate(c, op.PolicyActivate)
+	case *command.Command_PolicyShadow:
+		return b.shadow(c, op.PolicyShadow)
 	case *command.Command_ClusterInit:
 		return b.clusterInit(op.ClusterInit)
 	case *command.Command_RestoreBegin:
@@ -236,6 +242,12 @@ func (b *batch) put(c *command.Command, p *command.Put) (*command.Receipt, error
 			return nil, err
 		}
 		record, created = rec.JSON, true
+	case command.Kind_SETTING:
+		rec, fresh, err := b.set.Put(setting.Stamp(st), setting.Kind(p.Service), p.Namespace, p.Name, p.Spec, p.Observed)
+		if err != nil {
+			return nil, err
+		}
+		record, created = rec.JSON, fresh
 	default:
 		panic(fmt.Sprintf("unknown kind %v: upgrade this node", p.Kind))
 	}
@@ -257,6 +269,8 @@ func (b *batch) delete(c *command.Command, d *command.Delete) (*command.Receipt,
 		err = b.reg.Delete(st, registry.KindInstance, d.Namespace, d.Service, d.Name, d.Observed)
 	case command.Kind_TOKEN:
 		err = b.tok.Delete(d.Name)
+	case command.Kind_SETTING:
+		err = b.set.Delete(setting.Kind(d.Service), d.Namespace, d.Name, d.Observed)
 	default:
 		panic(fmt.Sprintf("unknown kind %v: upgrade this node", d.Kind))
 	}
@@ -298,7 +312,8 @@ func (b *batch) leases(c *command.Command, l *command.Leases) (*command.Receipt,
 
 func (b *batch) stage(c *command.Command, p *command.PolicyStage) (*command.Receipt, error) {
 	next, at := b.stamp(c)
-	rec, err := b.pol.Stage(policy.Stamp{Revision: next, Time: at, By: c.Principal}, p.Content, p.Digest, p.Report)
+	rec, err := b.pol.Stage(policy.Stamp{Revision: next, Time: at, By: c.Principal},
+		policy.Draft{Content: p.Content, Digest: p.Digest, Report: p.Report, Origin: p.Origin, Engine: p.Engine})
 	if err != nil {
 		return nil, err
 	}
@@ -314,6 +329,24 @@ func (b *batch) activate(c *command.Command, p *command.PolicyActivate) (*comman
 		return nil, err
 	}
 	b.active = rec.Number
+	r := b.took()
+	r.Record = rec.JSON
+	return r, nil
+}
+
+func (b *batch) shadow(c *command.Command, p *command.PolicyShadow) (*command.Receipt, error) {
+	next, at := b.stamp(c)
+	st := policy.Stamp{Revision: next, Time: at, By: c.Principal}
+	var rec *policy.Revision
+	var err error
+	if p.Stop {
+		rec, err = b.pol.Unshadow(st)
+	} else {
+		rec, err = b.pol.Shadow(st, p.Revision, p.Share)
+	}
+	if err != nil {
+		return nil, err
+	}
 	r := b.took()
 	r.Record = rec.JSON
 	return r, nil

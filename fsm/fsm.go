@@ -31,6 +31,7 @@ import (
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
+	"github.com/muster-registry/muster/setting"
 )
 
 // View is the whole replicated state at one revision. It is immutable; a
@@ -39,6 +40,7 @@ type View struct {
 	Registry *registry.Snapshot
 	Policy   *policy.Table
 	Tokens   *identity.Table
+	Settings *setting.Table
 
 	ClusterID string
 	Revision  uint64 // of the last change
@@ -52,7 +54,8 @@ type View struct {
 // Events tells observers what one published view changed.
 type Events struct {
 	Instances []string // keys "namespace/service/id" that were put or removed
-	Policies  bool     // a policy revision was staged or activated
+	Policies  bool     // a policy revision was staged, shadowed or activated
+	Settings  []string // keys "kind/namespace/name" of settings that were put or removed
 	Replaced  bool     // the whole state was replaced by a restore or a Raft snapshot
 }
 
@@ -191,7 +194,7 @@ func (m *Machine) publish(v *View, touched []registry.Key, ev Events) {
 }
 
 func emptyView() *View {
-	return &View{Registry: registry.New(), Policy: policy.NewTable(), Tokens: identity.NewTable()}
+	return &View{Registry: registry.New(), Policy: policy.NewTable(), Tokens: identity.NewTable(), Settings: setting.NewTable()}
 }
 
 // load reads the state file into a view and the table of repeats.
@@ -221,7 +224,7 @@ func load(db *bolt.DB) (*View, *repeatTable, error) {
 
 // Content are the buckets that hold the records, in the order they are loaded
 // and written to snapshots.
-var Content = append(slices.Clone(registry.Buckets), policy.BucketRevisions, policy.BucketActive, identity.Bucket)
+var Content = append(slices.Clone(registry.Buckets), policy.BucketRevisions, policy.BucketActive, identity.Bucket, setting.Bucket)
 
 // known refuses what only a newer version can have written.
 func known(bucket string) error {
@@ -237,11 +240,12 @@ type loader struct {
 	reg     *registry.Txn
 	pol     *policy.Txn
 	tok     *identity.Txn
+	set     *setting.Txn
 	repeats *repeatTable
 }
 
 func newLoader(v *View, repeats *repeatTable) *loader {
-	return &loader{v: v, reg: v.Registry.Txn(nil), pol: v.Policy.Txn(nil), tok: v.Tokens.Txn(nil), repeats: repeats}
+	return &loader{v: v, reg: v.Registry.Txn(nil), pol: v.Policy.Txn(nil), tok: v.Tokens.Txn(nil), set: v.Settings.Txn(nil), repeats: repeats}
 }
 
 func (l *loader) record(bucket, key string, value []byte) error {
@@ -253,6 +257,8 @@ func (l *loader) record(bucket, key string, value []byte) error {
 		err = l.pol.Load(bucket, key, value)
 	case identity.Bucket:
 		err = l.tok.Load(bucket, key, value)
+	case setting.Bucket:
+		err = l.set.Load(bucket, key, value)
 	case repeatBucket:
 		return l.repeats.load(key, value)
 	default:
@@ -266,7 +272,7 @@ func (l *loader) record(bucket, key string, value []byte) error {
 }
 
 func (l *loader) finish() error {
-	l.v.Registry, l.v.Policy, l.v.Tokens = l.reg.Commit(), l.pol.Commit(), l.tok.Commit()
+	l.v.Registry, l.v.Policy, l.v.Tokens, l.v.Settings = l.reg.Commit(), l.pol.Commit(), l.tok.Commit(), l.set.Commit()
 	l.repeats.sort()
 	if n := l.pol.Active(); n != 0 && l.v.Policy.Active() == nil {
 		// It would look as if no policy were active, and nothing were denied.

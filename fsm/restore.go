@@ -161,7 +161,7 @@ func (b *batch) swap(next *rebuilt) {
 		b.delta.put(r.bucket, r.key, r.value)
 	}
 	b.hash = next.view.Hash
-	b.over(next.view.Registry, next.view.Policy, next.view.Tokens)
+	b.over(next.view)
 	b.events = Events{Policies: true, Replaced: true}
 }
 

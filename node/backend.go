@@ -15,6 +15,7 @@ import (
 	"github.com/muster-registry/muster/lease"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
+	"github.com/muster-registry/muster/setting"
 )
 
 // The peer calls this room answers.
@@ -33,7 +34,7 @@ func (b backend) NodeID() string { return b.cfg.NodeID }
 // State implements rest.Backend.
 func (b backend) State() *rest.State {
 	v := b.machine.View()
-	return &rest.State{Registry: v.Registry, Policy: v.Policy, Tokens: v.Tokens, Revision: v.Revision, ClusterID: v.ClusterID}
+	return &rest.State{Registry: v.Registry, Policy: v.Policy, Tokens: v.Tokens, Settings: v.Settings, Revision: v.Revision, ClusterID: v.ClusterID}
 }
 
 // Document implements rest.Backend.
@@ -69,7 +70,7 @@ func (b backend) Ready() error {
 func (b backend) IsLeader() bool { return b.cluster.IsLeader() }
 
 // Decider implements rest.Backend.
-func (b backend) Decider() policy.Decider { return b.engine }
+func (b backend) Decider() policy.Decider { return b.decider }
 
 // Submit implements rest.Backend: the leader executes the intent, wherever it is.
 func (b backend) Submit(ctx context.Context, in *command.Intent) (*command.Receipt, error) {
@@ -130,10 +131,10 @@ func (l log) Registry() *registry.Snapshot { return l.machine.View().Registry }
 // admission is what the gate decides on: this node's newest state.
 func (n *Node) admission() admit.State {
 	v := n.machine.View()
-	return admit.State{Registry: v.Registry, Policy: v.Policy, Restore: v.Restoring, Repeat: n.machine.Repeat}
+	return admit.State{Registry: v.Registry, Policy: v.Policy, Settings: v.Settings, Restore: v.Restoring, Repeat: n.machine.Repeat}
 }
 
 // again tells by which results Apply asks for another admission.
 func again(err error) bool {
-	return errors.Is(err, fsm.ErrStale) || errors.Is(err, fsm.ErrPolicyChanged)
+	return errors.Is(err, fsm.ErrStale) || errors.Is(err, fsm.ErrPolicyChanged) || errors.Is(err, setting.ErrStale)
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/lease"
 	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/policy/decision"
 	"github.com/muster-registry/muster/policy/rego"
 	"github.com/muster-registry/muster/registry/definition"
 )
@@ -45,6 +46,7 @@ type Node struct {
 	machine *fsm.Machine
 	cluster *cluster.Cluster
 	engine  *rego.Engine
+	decider policy.Decider // the engine, and those who watch it: all decisions are made through it
 	gate    *admit.Gate
 	leases  *lease.Keeper
 	beats   *lease.Batch
@@ -110,7 +112,8 @@ func (n *Node) clusterConfig(certs *certificates, reg prometheus.Registerer) clu
 
 // wire connects the rooms; nothing runs yet.
 func (n *Node) wire() {
-	n.gate = admit.New(n.admission, log{n}, n.engine, n.engine, again)
+	n.decider = decision.Observed(n.engine)
+	n.gate = admit.New(n.admission, log{n}, n.decider, n.engine, again)
 	n.leases = lease.New(log{n}, n.logger)
 	n.beats = lease.NewBatch(n.cluster.Call)
 

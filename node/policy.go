@@ -19,9 +19,9 @@ import (
 const everywhere = 5 * time.Second
 
 // StagePolicy implements rest.Backend.
-func (b backend) StagePolicy(ctx context.Context, in *command.Intent, content *policy.Content, activate bool) (*policy.Revision, error) {
+func (b backend) StagePolicy(ctx context.Context, in *command.Intent, content *policy.Content, origin policy.Origin, activate bool) (*policy.Revision, error) {
 	staged := proto.CloneOf(in)
-	staged.Command = &command.Command{Op: &command.Command_PolicyStage{PolicyStage: &command.PolicyStage{Content: content.Encode()}}}
+	staged.Command = &command.Command{Op: &command.Command_PolicyStage{PolicyStage: &command.PolicyStage{Content: content.Encode(), Origin: origin.Encode()}}}
 	receipt, err := b.Submit(ctx, staged)
 	if err != nil {
 		return nil, err

@@ -9,9 +9,11 @@ import (
 // State is where a revision stands in its life.
 type State string
 
-// The states. Exactly one revision is active once any has been activated.
+// The states. Exactly one revision is active once any has been activated, and
+// at most one is the shadow.
 const (
 	Staged  State = "staged"
+	Shadow  State = "shadow" // evaluated beside the active one, without effect
 	Active  State = "active"
 	Retired State = "retired"
 )
@@ -56,6 +58,46 @@ func (r Report) Encode() []byte {
 	return b
 }
 
+// Source says where the content of a revision was taken from.
+type Source struct {
+	Kind   string `json:"kind"` // git
+	URL    string `json:"url"`  // without credentials
+	Branch string `json:"branch,omitempty"`
+	Path   string `json:"path,omitempty"`
+	Commit string `json:"commit"`
+}
+
+// Signature says which trusted key vouches for the content of a revision.
+type Signature struct {
+	Key    string `json:"key"`             // its name in the cluster
+	Kind   string `json:"kind"`            // openpgp, opa
+	Number uint64 `json:"number,omitzero"` // the number that was signed; it only goes up
+}
+
+// Step is one event in the life of a revision.
+type Step struct {
+	Step string    `json:"step"` // fetched, verified, tested, and the states
+	At   time.Time `json:"at"`
+	By   string    `json:"by,omitempty"`
+	Note string    `json:"note,omitempty"`
+}
+
+// Origin is what is known of a content before it is staged.
+type Origin struct {
+	Source    *Source    `json:"source,omitzero"`
+	Signature *Signature `json:"signature,omitzero"`
+	Steps     []Step     `json:"steps,omitempty"` // the first of the revision's history
+}
+
+// Encode gives the origin as JSON, for the command that stages a revision.
+func (o Origin) Encode() []byte {
+	b, err := json.Marshal(o)
+	if err != nil {
+		panic("policy: an origin does not encode: " + err.Error())
+	}
+	return b
+}
+
 // Revision is one immutable set of modules and data with its place in the
 // history. Values are shared: they must not be changed.
 type Revision struct {
@@ -63,6 +105,9 @@ type Revision struct {
 	Digest string `json:"digest"`
 	State  State  `json:"state"`
 	Report
+	Origin
+	Engine      string    `json:"engine,omitempty"`  // that checked it, as "opa 1.22.2"
+	Share       float64   `json:"share,omitzero"`    // of the decisions, while it is the shadow
 	Replaces    uint64    `json:"replaces,omitzero"` // active before it; where a rollback goes
 	CreatedAt   time.Time `json:"created_at"`
 	CreatedBy   string    `json:"created_by"`

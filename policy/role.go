@@ -39,7 +39,7 @@ var (
 
 var (
 	records = []string{"service", "version", "instance"}
-	own     = []string{"cluster", "token", "snapshot", "quota", "webhook", "revocation", "audit"}
+	own     = []string{"cluster", "token", "key", "snapshot", "quota", "webhook", "revocation", "audit"}
 )
 
 // grants is the whole of what the built-in roles may do; what is not in it
@@ -54,8 +54,8 @@ var grants = []struct {
 	{[]Action{Register, Update, Delete, Heartbeat}, records, inNamespace, writers},
 	{[]Action{Authorize}, []string{"decision"}, anywhere, everyone},
 	{[]Action{Read}, []string{"cluster"}, anywhere, everyone},
-	{[]Action{Read}, []string{"policy", "decision"}, clusterWide, admins},
-	{[]Action{Manage}, []string{"policy"}, clusterWide, admins},
+	{[]Action{Read}, []string{"policy", "schema", "decision"}, clusterWide, admins},
+	{[]Action{Manage}, []string{"policy", "schema"}, clusterWide, admins},
 	{[]Action{Read, Manage}, own, clusterWide, operator},
 	{[]Action{Manage}, []string{"break-glass"}, inNamespace, breakers},
 }

@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strconv"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
@@ -32,6 +33,7 @@ type Emit func(bucket, key string, old, new []byte)
 type Table struct {
 	revisions *iradix.Tree[*Revision]
 	active    uint64
+	shadow    uint64
 	retired   int // how many revisions are
 	staged    int
 }
@@ -57,6 +59,13 @@ func recordKey(number uint64) string { return fmt.Sprintf("%020d", number) }
 // Active gives the active revision; nil when none is.
 func (t *Table) Active() *Revision {
 	r, _ := t.Get(t.active)
+	return r
+}
+
+// Shadow gives the revision that is evaluated beside the active one; nil when
+// none is.
+func (t *Table) Shadow() *Revision {
+	r, _ := t.Get(t.shadow)
 	return r
 }
 
@@ -125,23 +134,96 @@ func (x *Txn) Commit() *Table {
 // Active gives the number of the active revision, with the changes made so far; 0 when none is.
 func (x *Txn) Active() uint64 { return x.table.active }
 
-// Stage adds a revision with the next number. Content and report are JSON as
-// [Content.Encode] and [Report.Encode] make it. The error is bad_request: the
-// content or the report cannot be read.
-func (x *Txn) Stage(st Stamp, content []byte, digest string, report []byte) (*Revision, error) {
+// Draft is what staging stores: JSON as [Content.Encode], [Report.Encode] and
+// [Origin.Encode] make it; the origin may be empty.
+type Draft struct {
+	Content, Report, Origin []byte
+	Digest                  string
+	Engine                  string
+}
+
+// Stage adds a revision with the next number. The error is bad_request: a part
+// of the draft cannot be read.
+func (x *Txn) Stage(st Stamp, d Draft) (*Revision, error) {
 	r := &Revision{
-		Number: x.last() + 1, Digest: digest, State: Staged,
-		CreatedAt: st.Time.UTC(), CreatedBy: st.By, ChangedAt: st.Revision,
+		Number: x.last() + 1, Digest: d.Digest, Engine: d.Engine,
+		CreatedAt: st.Time.UTC(), CreatedBy: st.By,
 	}
-	if err := json.Unmarshal(content, &r.Content); err != nil {
+	if err := json.Unmarshal(d.Content, &r.Content); err != nil {
 		return nil, fault.Wrap(fault.BadRequest, err, "the content of the policy revision cannot be read")
 	}
-	if err := json.Unmarshal(report, &r.Report); err != nil {
+	if err := json.Unmarshal(d.Report, &r.Report); err != nil {
 		return nil, fault.Wrap(fault.BadRequest, err, "the report on the policy revision cannot be read")
 	}
+	if len(d.Origin) > 0 {
+		if err := json.Unmarshal(d.Origin, &r.Origin); err != nil {
+			return nil, fault.Wrap(fault.BadRequest, err, "the origin of the policy revision cannot be read")
+		}
+	}
+	r.enter(Staged, st, "")
 	x.put(nil, r)
 	x.forget(Staged)
 	return r, nil
+}
+
+// enter moves the revision, which must not be shared yet, into a state.
+func (r *Revision) enter(s State, st Stamp, note string) {
+	r.State, r.ChangedAt = s, st.Revision
+	steps := r.Steps
+	if len(steps) >= maxSteps {
+		steps = steps[len(steps)-maxSteps+1:]
+	}
+	r.Steps = append(slices.Clone(steps), Step{Step: string(s), At: st.Time.UTC(), By: st.By, Note: note})
+}
+
+// maxSteps bounds the history of one revision: the newest are kept.
+const maxSteps = 50
+
+// Shadow makes a staged or retired revision the shadow, in the place of the
+// one that was, which is staged again. Share is of the decisions, above 0 and
+// up to 1. Errors are not_found, conflict and invalid_field.
+func (x *Txn) Shadow(st Stamp, number uint64, share float64) (*Revision, error) {
+	found, ok := x.revisions.Get(treeKey(number))
+	switch {
+	case !ok:
+		return nil, fault.New(fault.NotFound, "there is no policy revision %d", number)
+	case number == x.table.active:
+		return nil, fault.New(fault.Conflict, "policy revision %d is active; only another one can be its shadow", number)
+	case !(share > 0 && share <= 1):
+		return nil, fault.Invalid("/share", "must be above 0 and at most 1")
+	}
+	if number != x.table.shadow {
+		x.unshadow(st)
+		found, _ = x.revisions.Get(treeKey(number))
+	}
+	next := *found
+	next.enter(Shadow, st, "")
+	next.Share = share
+	x.put(found, &next)
+	x.table.shadow = number
+	return &next, nil
+}
+
+// Unshadow ends the shadow: it is staged again. The error is not_found.
+func (x *Txn) Unshadow(st Stamp) (*Revision, error) {
+	if r := x.unshadow(st); r != nil {
+		return r, nil
+	}
+	return nil, fault.New(fault.NotFound, "no policy revision is the shadow")
+}
+
+func (x *Txn) unshadow(st Stamp) *Revision {
+	old, ok := x.revisions.Get(treeKey(x.table.shadow))
+	if !ok {
+		return nil
+	}
+	next := *old
+	next.enter(Staged, st, "no longer the shadow")
+	next.Share = 0
+	x.put(old, &next)
+	x.table.shadow = 0
+	x.forget(Staged)
+	return &next
 }
 
 // Activate makes a revision the active one and retires the one that was. It
@@ -161,13 +243,20 @@ func (x *Txn) Activate(st Stamp, number, expect uint64, rollback bool) (*Revisio
 		return found, nil
 	}
 	next := *found
-	next.State, next.ActivatedAt, next.ActivatedBy, next.ChangedAt = Active, st.Time.UTC(), st.By, st.Revision
-	if !rollback {
+	note := ""
+	if rollback {
+		note = "rolled back from " + name(x.table.active)
+	} else {
 		next.Replaces = x.table.active
+	}
+	next.enter(Active, st, note)
+	next.ActivatedAt, next.ActivatedBy, next.Share = st.Time.UTC(), st.By, 0
+	if number == x.table.shadow {
+		x.table.shadow = 0
 	}
 	if old, ok := x.revisions.Get(treeKey(x.table.active)); ok {
 		retired := *old
-		retired.State, retired.ChangedAt = Retired, st.Revision
+		retired.enter(Retired, st, "")
 		x.put(old, &retired)
 	}
 	x.put(found, &next)
@@ -196,6 +285,9 @@ func (x *Txn) Load(bucket, key string, value []byte) error {
 		}
 		if recordKey(r.Number) != key {
 			return fmt.Errorf("policy: the stored %s/%s holds revision %d", bucket, key, r.Number)
+		}
+		if r.State == Shadow {
+			x.table.shadow = r.Number
 		}
 		x.insert(r)
 		return nil

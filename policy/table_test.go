@@ -23,7 +23,7 @@ func staged(t testing.TB, x *Txn, n uint64, rule string) *Revision {
 	if err := c.Normalize(); err != nil {
 		t.Fatal(err)
 	}
-	r, err := x.Stage(stamp(n), c.Encode(), c.Digest(), Report{Tests: Tests{Passed: 2}}.Encode())
+	r, err := x.Stage(stamp(n), Draft{Content: c.Encode(), Digest: c.Digest(), Report: Report{Tests: Tests{Passed: 2}}.Encode()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func TestOneRevisionIsActive(t *testing.T) {
 	if old, _ := second.Get(1); old.State != Retired || old.ChangedAt != 13 {
 		t.Errorf("%+v", old)
 	}
-	want := `{"revision":2,"digest":"` + a.Digest + `","state":"active","tests":{"passed":2,"failed":0},"findings":[],"replaces":1,` +
+	want := `{"revision":2,"digest":"` + a.Digest + `","state":"active","tests":{"passed":2,"failed":0},"findings":[],"steps":[{"step":"staged","at":"2023-11-14T22:13:31.000000005Z","by":"ci"},{"step":"active","at":"2023-11-14T22:13:33.000000005Z","by":"ci"}],"replaces":1,` +
 		`"created_at":"2023-11-14T22:13:31.000000005Z","created_by":"ci","activated_at":"2023-11-14T22:13:33.000000005Z","activated_by":"ci",` +
 		`"changed_at_revision":13,"modules":{"a.rego":"package b"},"data":{},"note":"n"}`
 	if string(a.JSON) != want {
@@ -152,7 +152,7 @@ func TestEmittedChangesLoadToTheSameTable(t *testing.T) {
 			x := table.Txn(emit)
 			if rapid.IntRange(0, 2).Draw(t, "stage") == 0 || table.Len() == 0 {
 				c := Content{Modules: map[string]string{"a": fmt.Sprint(step)}, Data: []byte("{}")}
-				r, err := x.Stage(stamp(step), c.Encode(), c.Digest(), Report{}.Encode())
+				r, err := x.Stage(stamp(step), Draft{Content: c.Encode(), Digest: c.Digest(), Report: Report{}.Encode()})
 				if err != nil || r.Number != last+1 {
 					t.Fatalf("%+v, %v", r, err)
 				}

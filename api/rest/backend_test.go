@@ -272,9 +272,9 @@ func (m *memory) policies(change func(*policy.Txn, policy.Stamp) (*policy.Revisi
 	return rev, nil
 }
 
-func (m *memory) StagePolicy(_ context.Context, _ *command.Intent, c *policy.Content, activate bool) (*policy.Revision, error) {
+func (m *memory) StagePolicy(_ context.Context, _ *command.Intent, c *policy.Content, _ policy.Origin, activate bool) (*policy.Revision, error) {
 	return m.policies(func(x *policy.Txn, st policy.Stamp) (*policy.Revision, error) {
-		rev, err := x.Stage(st, c.Encode(), c.Digest(), policy.Report{Tests: policy.Tests{Passed: 1}}.Encode())
+		rev, err := x.Stage(st, policy.Draft{Content: c.Encode(), Digest: c.Digest(), Report: policy.Report{Tests: policy.Tests{Passed: 1}}.Encode()})
 		if err != nil || !activate {
 			return rev, err
 		}
@@ -482,7 +482,7 @@ func (e *edge) policed(decide func(*policy.Input) policy.Decision) {
 	if err != nil {
 		e.Fatal(err)
 	}
-	if _, err := e.StagePolicy(context.Background(), nil, c, true); err != nil {
+	if _, err := e.StagePolicy(context.Background(), nil, c, policy.Origin{}, true); err != nil {
 		e.Fatal(err)
 	}
 }

@@ -29,7 +29,7 @@ func pushPolicy(c *call) error {
 	if err != nil {
 		return err
 	}
-	rev, err := c.api.backend.StagePolicy(c.r.Context(), in, content, activate)
+	rev, err := c.api.backend.StagePolicy(c.r.Context(), in, content, policy.Origin{}, activate)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
+	"github.com/muster-registry/muster/setting"
 )
 
 // State is everything this node knows at one revision. It is immutable; an
@@ -27,6 +28,7 @@ type State struct {
 	Registry  *registry.Snapshot
 	Policy    *policy.Table
 	Tokens    *identity.Table
+	Settings  *setting.Table
 	Revision  uint64
 	ClusterID string
 }
@@ -70,7 +72,7 @@ type Backend interface {
 
 	// StagePolicy checks, stores and, if wanted, activates a policy. Once it
 	// is active, every live, ready node decides by it.
-	StagePolicy(ctx context.Context, intent *command.Intent, content *policy.Content, activate bool) (*policy.Revision, error)
+	StagePolicy(ctx context.Context, intent *command.Intent, content *policy.Content, origin policy.Origin, activate bool) (*policy.Revision, error)
 	ActivatePolicy(ctx context.Context, intent *command.Intent, number uint64) (*policy.Revision, error)
 	RollbackPolicy(ctx context.Context, intent *command.Intent) (*policy.Revision, error)
 

@@ -66,7 +66,7 @@ var (
 func routes() []Route {
 	var all []Route
 	for _, part := range [][]Route{serviceRoutes(), versionRoutes(), instanceRoutes(), discoveryRoutes(),
-		policyRoutes(), tokenRoutes(), clusterRoutes(), openRoutes()} {
+		policyRoutes(), settingRoutes(), tokenRoutes(), clusterRoutes(), openRoutes()} {
 		all = append(all, part...)
 	}
 	return all

@@ -35,16 +35,18 @@ var rooms = map[string][]string{
 	"registry/definition": {"fault"},
 	"policy":              {"fault"},
 	"policy/rego":         {"policy", "fault"},
+	"policy/decision":     {"policy", "fault"},
+	"setting":             {"fault"},
 	"snapshot":            {"fault"},
 	"identity":            {"fault"},
 	"client":              {"fault", "pki"},
-	"fsm":                 {"command", "registry", "policy", "identity", "snapshot", "fault"},
+	"fsm":                 {"command", "registry", "policy", "identity", "setting", "snapshot", "fault"},
 	"cluster":             {"command", "fault", "cluster/wire", "cluster/journal"},
 	"cluster/journal":     {"fault"},
 	"cluster/wire":        {"fault"},
-	"admit":               {"command", "policy", "identity", "registry", "fsm", "fault"},
+	"admit":               {"command", "policy", "identity", "registry", "setting", "fsm", "fault"},
 	"lease":               {"command", "registry", "fault"},
-	"api/rest":            {"registry/…", "policy", "identity", "command", "fault"},
+	"api/rest":            {"registry/…", "policy", "identity", "setting", "command", "fault"},
 	"dev":                 {"client", "pki", "fault"},
 	"node":                {"…"},
 	"cmd/muster":          {"node", "client", "dev", "pki", "registry", "registry/definition", "policy", "policy/rego", "snapshot", "fault"},
@@ -66,12 +68,12 @@ var homes = map[string][]string{
 	"github.com/anishathalye/porcupine":        {"jepsen/…"},
 	"github.com/getkin/kin-openapi":            {"api/rest"},
 	"github.com/schollz/progressbar":           {"cmd/muster"},
-	"github.com/hashicorp/go-immutable-radix/": {"registry", "policy", "identity"},
+	"github.com/hashicorp/go-immutable-radix/": {"registry", "policy", "identity", "setting"},
 }
 
 // pure rooms are the same on every replica: time, chance and surroundings reach
 // them in commands only.
-var pure = []string{"fsm", "registry", "registry/definition", "policy"}
+var pure = []string{"fsm", "registry", "registry/definition", "policy", "setting"}
 
 var impure = map[string][]string{
 	"time": {"Now", "Since", "Until"},

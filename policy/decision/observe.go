@@ -1,0 +1,45 @@
+// Package decision owns what happens to a decision after it was made: it tells
+// those who watch. It never decides, and never changes a decision.
+package decision
+
+import (
+	"context"
+	"time"
+
+	"github.com/muster-registry/muster/policy"
+)
+
+// Observed gives a decider that answers as next does and tells the observers
+// of each answer.
+func Observed(next policy.Decider, observers ...policy.Observer) policy.Decider {
+	return &observed{next: next, observers: observers}
+}
+
+type observed struct {
+	next      policy.Decider
+	observers []policy.Observer
+}
+
+// Decide implements [policy.Decider].
+func (o *observed) Decide(ctx context.Context, rev *policy.Revision, in *policy.Input) policy.Decision {
+	began := time.Now()
+	d := o.next.Decide(ctx, rev, in)
+	o.tell(rev, &policy.Question{Input: in}, &d, time.Since(began))
+	return d
+}
+
+// DecideRaw implements [policy.Decider].
+func (o *observed) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoint string, input []byte) (policy.Decision, error) {
+	began := time.Now()
+	d, err := o.next.DecideRaw(ctx, rev, entrypoint, input)
+	if err == nil {
+		o.tell(rev, &policy.Question{Entrypoint: entrypoint, Raw: input}, &d, time.Since(began))
+	}
+	return d, err
+}
+
+func (o *observed) tell(rev *policy.Revision, q *policy.Question, d *policy.Decision, took time.Duration) {
+	for _, w := range o.observers {
+		w.Decided(rev, q, d, took)
+	}
+}
