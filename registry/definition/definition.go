@@ -4,7 +4,7 @@
 // a reference that leads out of the document is refused. Time and memory are
 // bounded for any input; what would need more is refused as too large.
 //
-// It reads OpenAPI and Swagger itself. The parsers that were tried build a Go
+// It reads OpenAPI, Swagger and AsyncAPI itself. The parsers that were tried build a Go
 // object for everything a document holds, which takes seconds and more than
 // half a gigabyte for 16 MiB, and they refuse published documents that differ
 // from the letter of the specification where routes do not depend on it.
@@ -30,7 +30,7 @@ type Route struct {
 // RFC 6901 JSON pointer into the document; empty means all of it.
 type Finding struct {
 	Rule     string `json:"rule"`
-	Severity string `json:"severity"` // info, warning, error
+	Severity string `json:"severity"` // high, medium, low, info
 	Path     string `json:"path"`
 	Message  string `json:"message"`
 }
@@ -59,11 +59,12 @@ const (
 	maxErrors  = 16       // mistakes listed in one answer
 )
 
-// Parse reads a document of a format. OpenAPI 3.0 and 3.1 and Swagger 2.0, as
-// JSON or YAML, are checked in their structure, every reference is resolved,
-// and their routes are listed in order of path and method. The other formats
-// are only checked for being text, YAML, JSON or XML within bounds, and a
-// finding says so.
+// Parse reads a document of a format. OpenAPI 3.0 and 3.1, Swagger 2.0 and
+// AsyncAPI 2 and 3, as JSON or YAML, are checked in their structure, every
+// reference is resolved, and their routes are listed in order of path and
+// method. The other formats are only checked for being text or XML within
+// bounds, and a finding says so. What rules say of a definition is no part of
+// this: see [Normalise].
 //
 // Errors are invalid_definition, whose fields carry a JSON pointer or a line,
 // too_large, or invalid_field at /format for a format that is not known.
@@ -77,7 +78,7 @@ func Parse(format string, document []byte) (*Definition, error) {
 	case "openapi":
 		return d, d.openapi(document)
 	case "asyncapi":
-		err = d.asyncapi(document)
+		return d, d.asyncapi(document)
 	case "wsdl":
 		d.ContentType = "application/xml"
 		err = checkXML(document)
@@ -120,9 +121,17 @@ func (d *Definition) asyncapi(document []byte) error {
 		return err
 	}
 	d.ContentType = t.contentType()
-	if v, ok := t.member(0, "asyncapi"); ok && t.nodes[v].kind == '"' && len(t.text(v)) <= 16 {
-		d.Dialect = "asyncapi " + t.text(v)
+	w := &walk{tree: t}
+	root, name, err := w.asyncapiDialect()
+	if err != nil {
+		return err
 	}
+	d.Dialect = name
+	w.check(0, root)
+	if err := w.err(); err != nil {
+		return err
+	}
+	d.Routes = w.asyncapiRoutes()
 	return nil
 }
 
@@ -151,11 +160,11 @@ func Valid(document any) bool {
 		return false
 	}
 	w := &walk{tree: t}
+	dialect := w.dialect
 	if _, ok := t.member(0, "asyncapi"); ok {
-		w.check(0, asyncapiShape)
-		return w.err() == nil
+		dialect = w.asyncapiDialect
 	}
-	root, _, err := w.dialect()
+	root, _, err := dialect()
 	if err != nil {
 		return false
 	}

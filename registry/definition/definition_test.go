@@ -123,11 +123,11 @@ func TestNothingIsFetched(t *testing.T) {
 	url := "http://" + l.Addr().String() + "/s.json"
 	for format, document := range map[string]string{
 		"openapi":  schemas(`"A":{"$ref":"` + url + `"},"B":{"$schema":"` + url + `","$id":"` + url + `","externalDocs":{"url":"` + url + `"}}`),
-		"asyncapi": `{"asyncapi":"3.0.0","info":{"title":"t"},"channels":{"c":{"$ref":"` + url + `"}}}`,
+		"asyncapi": `{"asyncapi":"3.0.0","info":{"title":"t","version":"1"},"channels":{"c":{"$ref":"` + url + `"}}}`,
 		"wsdl":     `<!DOCTYPE d SYSTEM "` + url + `"><definitions/>`,
 	} {
 		_, err := definition.Parse(format, []byte(document))
-		if refused := format != "asyncapi"; refused != fault.Is(err, fault.InvalidDefinition) {
+		if !fault.Is(err, fault.InvalidDefinition) {
 			t.Errorf("%s: %v", format, err)
 		}
 	}
@@ -390,7 +390,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for i, r := range d.Routes {
-			if r.Method == "" || !strings.HasPrefix(r.Path, "/") {
+			if r.Method == "" || name == "openapi" && !strings.HasPrefix(r.Path, "/") {
 				t.Fatalf("route %v", r)
 			}
 			if i > 0 && r == d.Routes[i-1] {

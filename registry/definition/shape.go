@@ -235,15 +235,6 @@ func swagger2() *shape {
 		"securityDefinitions": named(scheme), "security": security, "tags": tags}, "info", "paths")
 }
 
-// asyncapiShape is the little that tells an AsyncAPI document from others.
-var asyncapiShape = object(map[string]*shape{
-	"asyncapi": {kinds: `"`, want: "a string", more: func(w *walk, n uint32) {
-		if !version(w.tree.text(n), "2.", "3.") {
-			w.mistake(n, "must be a version 2.x.y or 3.x.y")
-		}
-	}},
-	"info": object(map[string]*shape{"title": label}, "title"), "channels": noise}, "asyncapi", "info", "channels")
-
 // version reports whether s is a dotted version with one of the beginnings.
 func version(s string, beginnings ...string) bool {
 	if strings.Trim(s, "0123456789.") != "" || len(s) > 16 {
