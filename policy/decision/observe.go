@@ -1,5 +1,3 @@
-// Package decision owns what happens to a decision after it was made: it tells
-// those who watch. It never decides, and never changes a decision.
 package decision
 
 import (

@@ -1,0 +1,92 @@
+package decision
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func TestDefaultMasks(t *testing.T) {
+	input := `{"token":"s3cret","headers":{"AUTHORIZATION":"Bearer s3cret","X-Dept":"shop"},"principal":{"claims":{"sub":"ann"}},` +
+		`"attributes":{"request":{"http":{"headers":{"authorization":"Bearer s3cret","cookie":"","x-dept":"shop"}}}},"other":{"token":"kept"}}`
+	want := `{"token":"***","headers":{"AUTHORIZATION":"***","X-Dept":"shop"},"principal":{"claims":{"sub":"ann"}},` +
+		`"attributes":{"request":{"http":{"headers":{"authorization":"***","cookie":"","x-dept":"shop"}}}},"other":{"token":"kept"}}`
+	if got := string(Mask([]byte(input))); got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+}
+
+func TestMaskByPointer(t *testing.T) {
+	document := `{"a":{"b":[{"c":1,"d":2},{"c":{"x":1}}]},"a/b":{"~":"t"},"n":null}`
+	for _, tc := range []struct {
+		pointers, masked []string
+		want             string
+	}{
+		{nil, nil, document},
+		{[]string{"/input/a/b/*/c"}, []string{"/input/a/b/0/c", "/input/a/b/1/c"}, `{"a":{"b":[{"c":"***","d":2},{"c":"***"}]},"a/b":{"~":"t"},"n":null}`},
+		{[]string{"/input/a/b/1"}, []string{"/input/a/b/1"}, `{"a":{"b":[{"c":1,"d":2},"***"]},"a/b":{"~":"t"},"n":null}`},
+		{[]string{"/input/A~1B/~0", "/input/n", "/input/absent/x"}, []string{"/input/a~1b/~0"}, `{"a":{"b":[{"c":1,"d":2},{"c":{"x":1}}]},"a/b":{"~":"***"},"n":null}`},
+		{[]string{"/input"}, []string{"/input"}, `"***"`},
+		{[]string{"/input/*"}, []string{"/input/a", "/input/a~1b"}, `{"a":"***","a/b":"***","n":null}`},
+		{[]string{"/result/a"}, nil, document},
+	} {
+		m, err := NewMasker(tc.pointers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, masked := m.Mask("input", []byte(document))
+		if string(got) != tc.want || !slices.Equal(masked, tc.masked) {
+			t.Errorf("%q:\n%s %q\nwant\n%s %q", tc.pointers, got, masked, tc.want, tc.masked)
+		}
+	}
+}
+
+func TestPointersThatMaskNothingAreRefused(t *testing.T) {
+	for _, p := range []string{"", "token", "/token", "input/token", "/Input/token", "/inputs/x"} {
+		if _, err := NewMasker([]string{p}); err == nil || !strings.Contains(err.Error(), p) {
+			t.Errorf("%q: %v", p, err)
+		}
+	}
+}
+
+// What cannot be read must not leave unmasked.
+func TestWhatIsNotJSONIsMaskedWhole(t *testing.T) {
+	for _, broken := range []string{"", "{", `{"token":`, `{"token":"x"`, "\xff"} {
+		if got := string(Mask([]byte(broken))); got != `"***"` {
+			t.Errorf("%q: %s", broken, got)
+		}
+	}
+}
+
+// Wherever a secret stands below a masked name, it is gone, and its text is
+// among the secrets.
+func TestNoSecretIsLeft(t *testing.T) {
+	m, err := NewMasker([]string{"/input/*/token", "/input/token"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		secret := "SECRET" + rapid.StringMatching(`[a-z"\\é]{0,8}`).Draw(t, "secret")
+		name := rapid.SampledFrom([]string{"token", "TOKEN", "Token"}).Draw(t, "name")
+		document := map[string]any{"k": rapid.String().Draw(t, "other")}
+		if rapid.Bool().Draw(t, "deep") {
+			document["x"] = map[string]any{name: []any{map[string]any{"y": secret}}}
+		} else {
+			document[name] = secret
+		}
+		b, err := json.Marshal(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, masked := m.Mask("input", b)
+		if strings.Contains(string(got), "SECRET") || len(masked) != 1 || !json.Valid(got) {
+			t.Fatalf("%s became %s, masked %q", b, got, masked)
+		}
+		if !slices.Contains(m.Secrets("input", b), secret) {
+			t.Fatalf("%q is not among the secrets of %s", secret, b)
+		}
+	})
+}

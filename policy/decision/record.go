@@ -1,0 +1,86 @@
+package decision
+
+import (
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Record is one decision with everything that it takes to explain it and to
+// make it again: what was asked, when, of which revision, and what came out.
+// Its input is not masked.
+type Record struct {
+	ID             string            `json:"decision_id"`
+	Time           time.Time         `json:"time"` // as the policy saw it
+	Node           string            `json:"node"`
+	PolicyRevision uint64            `json:"policy_revision"`
+	Revision       uint64            `json:"revision,omitzero"` // of the data that was decided on; 0: not known
+	Engine         string            `json:"engine,omitempty"`
+	EntryPoint     string            `json:"entrypoint"`
+	Input          jsontext.Value    `json:"input,omitzero"`       // nil: not kept
+	InputBytes     int               `json:"input_bytes,omitzero"` // of an input too large to be kept
+	Result         Result            `json:"result"`
+	TookNS         int64             `json:"took_ns"`
+	RequestedBy    string            `json:"requested_by,omitempty"` // the address that asked
+	Principal      string            `json:"principal,omitempty"`
+	RequestID      string            `json:"request_id,omitempty"`
+	Trace          Trace             `json:",inline"`
+	Chance         jsontext.Value    `json:"nd_builtin_cache,omitzero"` // results of built-ins that may differ next time
+	Labels         map[string]string `json:"labels,omitempty"`
+}
+
+// Result is what a decision came to.
+type Result struct {
+	Allow    bool           `json:"allow"`
+	Reasons  []string       `json:"reasons,omitempty"`
+	Filtered jsontext.Value `json:"filtered,omitzero"`
+	Missed   bool           `json:"missed,omitzero"`  // refused because no answer came in time
+	Default  bool           `json:"default,omitzero"` // the built-in roles alone have decided
+}
+
+// Trace is the place of a request in a distributed trace (W3C Trace Context).
+type Trace struct {
+	TraceID string `json:"trace_id,omitempty"`
+	SpanID  string `json:"span_id,omitempty"` // of the caller
+}
+
+// ParseTrace reads a traceparent header; what is not one gives an empty trace.
+func ParseTrace(parent string) Trace {
+	version, rest, _ := strings.Cut(parent, "-")
+	trace, rest, _ := strings.Cut(rest, "-")
+	span, flags, ok := strings.Cut(rest, "-")
+	flags, more, longer := strings.Cut(flags, "-")
+	if !ok || !hexadecimal(version, 2) || version == "ff" || !hexadecimal(trace, 32) || !hexadecimal(span, 16) || !hexadecimal(flags, 2) ||
+		(version == "00" && longer) || (longer && more == "") || strings.Trim(trace, "0") == "" || strings.Trim(span, "0") == "" {
+		return Trace{}
+	}
+	return Trace{TraceID: trace, SpanID: span}
+}
+
+func hexadecimal(s string, n int) bool {
+	if len(s) != n || s != strings.ToLower(s) {
+		return false
+	}
+	_, err := hex.DecodeString(s)
+	return err == nil
+}
+
+func (r *Record) encode() ([]byte, error) {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("the record of decision %s cannot be written: %w", r.ID, err)
+	}
+	return b, nil
+}
+
+func decode(b []byte) (*Record, error) {
+	r := new(Record)
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("a record of a decision cannot be read: %w", err)
+	}
+	return r, nil
+}
