@@ -37,6 +37,7 @@ var rooms = map[string][]string{
 	"policy/rego":         {"policy", "fault"},
 	"policy/decision":     {"policy", "fault"},
 	"setting":             {"fault"},
+	"policy/sign":         {"fault"},
 	"snapshot":            {"fault"},
 	"identity":            {"fault"},
 	"client":              {"fault", "pki"},
@@ -69,11 +70,13 @@ var homes = map[string][]string{
 	"github.com/getkin/kin-openapi":            {"api/rest"},
 	"github.com/schollz/progressbar":           {"cmd/muster"},
 	"github.com/hashicorp/go-immutable-radix/": {"registry", "policy", "identity", "setting"},
+	"github.com/ProtonMail/go-crypto":          {"policy/sign"},
+	"github.com/hiddeco/sshsig":                {"policy/sign"},
 }
 
 // pure rooms are the same on every replica: time, chance and surroundings reach
 // them in commands only.
-var pure = []string{"fsm", "registry", "registry/definition", "policy", "setting"}
+var pure = []string{"fsm", "registry", "registry/definition", "policy", "policy/sign", "setting"}
 
 var impure = map[string][]string{
 	"time": {"Now", "Since", "Until"},
