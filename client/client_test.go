@@ -268,7 +268,7 @@ func TestNobodyAnswersEndsInTime(t *testing.T) {
 	if _, _, err := c.SaveSnapshot(context.Background()); !fault.Is(err, fault.NotReady) {
 		t.Errorf("got %v", err)
 	}
-	if d := time.Since(begin); d > 3*time.Second {
+	if d := time.Since(begin); d > 30*time.Second {
 		t.Errorf("took %s", d)
 	}
 }

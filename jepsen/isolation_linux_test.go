@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-const (
-	refusesWithin = 2 * time.Second // a minority, every write and linearizable read
-	goesOnWithin  = 3 * time.Second // the majority, since the cut
+var (
+	refusesWithin = slack * 2 * time.Second // a minority, every write and linearizable read
+	goesOnWithin  = slack * 3 * time.Second // the majority, since the cut
 )
 
 // TestIsolatedLeader: the leader is cut off the others while callers still
@@ -24,7 +24,7 @@ func TestIsolatedLeader(t *testing.T) {
 	s := Set{History: x.history, Service: "set", Patience: patience}
 	begin := time.Now()
 	writing := x.writers(s, 2)
-	x.next(time.Now(), 5*time.Second)
+	x.next(time.Now(), slack*5*time.Second)
 	leader, term := x.leader()
 
 	cut := x.isolate(leader, PeerLinks)
@@ -37,7 +37,7 @@ func TestIsolatedLeader(t *testing.T) {
 	majority := x.acknowledged(cut)
 	x.heal()
 	healed := time.Now()
-	t.Logf("the next write after healing: %s", x.next(healed, 5*time.Second))
+	t.Logf("the next write after healing: %s", x.next(healed, slack*5*time.Second))
 	x.more(20, leader)
 	t.Logf("the healed node acknowledges writes %s after healing", since(healed))
 	writing.stop()

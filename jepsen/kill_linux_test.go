@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-const (
-	failsOverWithin = 2 * time.Second  // since the leader's death
-	stopsWithin     = 12 * time.Second // SIGTERM to the end, with calls under way
-	restartsWithin  = 20 * time.Second // unaided, all ready
+var (
+	failsOverWithin = slack * 2 * time.Second  // since the leader's death
+	stopsWithin     = slack * 12 * time.Second // SIGTERM to the end, with calls under way
+	restartsWithin  = slack * 20 * time.Second // unaided, all ready
 )
 
 // TestKill: SIGKILL of the leader, of a follower and of all at once, under a
@@ -24,7 +24,7 @@ func TestKill(t *testing.T) {
 	x.fill(steady, x.Nodes, "steady", 200)
 	begin := time.Now()
 	writing := x.writers(s, 3)
-	x.next(time.Now(), 5*time.Second)
+	x.next(time.Now(), slack*5*time.Second)
 
 	var gaps []time.Duration
 	for range 3 {
@@ -58,7 +58,7 @@ func TestStop(t *testing.T) {
 	s := Set{History: x.history, Service: "set", Patience: patience}
 	begin := time.Now()
 	writing := x.writers(s, 3)
-	x.next(begin, 5*time.Second)
+	x.next(begin, slack*5*time.Second)
 	leader, _ := x.leader()
 	silent, err := net.Dial("tcp", leader.host.Client+":"+controlPort)
 	x.must(err)
@@ -80,7 +80,7 @@ func TestStop(t *testing.T) {
 func (x *test) elsewhere(not *Node, after time.Time) (gap time.Duration) {
 	x.Helper()
 	from := x.history.Since(after)
-	ctx, cancel := context.WithTimeout(x.ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(x.ctx, slack*10*time.Second)
 	defer cancel()
 	x.must(until(ctx, func() error {
 		ops := x.history.Ops(func(op *Op) bool {

@@ -103,7 +103,7 @@ func (op *Op) changed() bool { return op.Kind == Write || op.Kind == CAS }
 func (x *test) next(after time.Time, most time.Duration) time.Duration {
 	x.Helper()
 	from := x.history.Since(after)
-	ctx, cancel := context.WithTimeout(x.ctx, most+10*time.Second)
+	ctx, cancel := context.WithTimeout(x.ctx, most+slack*10*time.Second)
 	defer cancel()
 	var gap time.Duration
 	err := until(ctx, func() error {
@@ -127,7 +127,7 @@ func (x *test) next(after time.Time, most time.Duration) time.Duration {
 func (x *test) more(count int, nodes ...*Node) {
 	x.Helper()
 	from := x.history.Since(time.Now())
-	ctx, cancel := context.WithTimeout(x.ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(x.ctx, slack*15*time.Second)
 	defer cancel()
 	x.must(until(ctx, func() error {
 		for _, n := range nodes {

@@ -17,7 +17,18 @@ const (
 	binaryEnv = "MUSTER_BIN"        // a built muster to test; without it one is built
 	rootEnv   = "MUSTER_TEST_ROOT"  // "1": what cannot run here is a failure
 	keepEnv   = "MUSTER_JEPSEN_DIR" // keep everything there, also of runs that pass
+	strictEnv = "MUSTER_STRICT"     // "1": the times that are promised are held to the letter
 )
+
+// slack is how much longer than promised things may take. A machine that is
+// busy with other work, or stands still for a second, breaks no promise of
+// muster's; the figures are in the log either way.
+var slack = func() time.Duration {
+	if os.Getenv(strictEnv) == "1" {
+		return 1
+	}
+	return 3
+}()
 
 // noWorld says why the tests that need namespaces cannot run.
 var noWorld error
@@ -136,7 +147,7 @@ func cluster(t *testing.T, config map[string]any) *test {
 			t.Logf("history: %s", h.Path)
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), slack*2*time.Minute)
 	t.Cleanup(cancel)
 	x := &test{T: t, history: h, ctx: ctx, Cluster: launch(ctx, t, dir, config)}
 	return x
@@ -154,7 +165,7 @@ func launch(ctx context.Context, t *testing.T, dir string, config map[string]any
 		}
 	})
 	begin := time.Now()
-	ready, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ready, cancel := context.WithTimeout(ctx, slack*30*time.Second)
 	defer cancel()
 	if err := c.Start(ready); err != nil {
 		t.Fatal(err)
@@ -193,7 +204,7 @@ func (x *test) heal() time.Time {
 
 func (x *test) leader() (*Node, uint64) {
 	x.Helper()
-	ctx, cancel := context.WithTimeout(x.ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(x.ctx, slack*10*time.Second)
 	defer cancel()
 	n, term, err := x.Leader(ctx)
 	x.must(err)
@@ -204,7 +215,7 @@ func (x *test) leader() (*Node, uint64) {
 func (x *test) converged() Hash {
 	x.Helper()
 	begin := time.Now()
-	ctx, cancel := context.WithTimeout(x.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(x.ctx, slack*20*time.Second)
 	defer cancel()
 	h, err := x.Converge(ctx)
 	x.must(err)

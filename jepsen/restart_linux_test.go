@@ -65,7 +65,7 @@ func (x *test) others(n *Node) (nodes []*Node) {
 // compacted waits until the nodes' logs no longer reach back to the index.
 func (x *test) compacted(nodes []*Node, index uint64) {
 	x.Helper()
-	ctx, cancel := context.WithTimeout(x.ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(x.ctx, slack*15*time.Second)
 	defer cancel()
 	x.must(until(ctx, func() error {
 		for _, n := range nodes {

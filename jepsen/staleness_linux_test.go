@@ -52,7 +52,7 @@ func TestIsolatedReads(t *testing.T) {
 		x.heal()
 		healed := time.Now()
 		x.aged(n, what, cut, healed)
-		x.next(healed, 5*time.Second)
+		x.next(healed, slack*5*time.Second)
 		x.fresh(n, healed)
 		t.Logf("the healed %s is fresh again %s after healing", what, since(healed))
 	}
@@ -148,7 +148,7 @@ func (x *test) aged(n *Node, what string, cut, healed time.Time) {
 func (x *test) fresh(n *Node, healed time.Time) {
 	x.Helper()
 	from := x.history.Since(healed)
-	ctx, cancel := context.WithTimeout(x.ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(x.ctx, slack*10*time.Second)
 	defer cancel()
 	x.must(until(ctx, func() error {
 		if x.history.Count(func(op *Op) bool {

@@ -213,7 +213,7 @@ func (e *edge) body(t *testing.T, node int, target, body string, code fault.Code
 	if !strings.Contains(a.Detail, says) {
 		t.Errorf("%q does not name %s", a.Detail, says)
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("took %v", took)
 	}
 }
@@ -359,7 +359,7 @@ func (e *edge) farFuture(t *testing.T) {
 			for _, revision := range []string{"1000000", "18446744073709551615"} {
 				began := time.Now()
 				a := e.send(t, node, "HTTP/2.0", call{method: "GET", path: path + "?min_revision=" + revision + "&wait=150ms"}).want(t, 503, fault.TooStale)
-				if took := time.Since(began); took < 150*time.Millisecond || took > 3*time.Second {
+				if took := time.Since(began); took < 150*time.Millisecond || took > 20*time.Second {
 					t.Errorf("%s: answered after %v, the deadline was 150ms", path, took)
 				}
 				if a.header.Get("Retry-After") == "" {

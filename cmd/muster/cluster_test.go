@@ -257,7 +257,7 @@ func tokens(t *testing.T, s shell) {
 		t.Errorf("a viewer's change: exit code %d: %s", code, err)
 	}
 	s.ok(t, "token", "revoke", k.ID)
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		if _, err, code := viewer.do(t, "discover", "cart", "-n", "shop"); code != exitDenied {
 			return errors.New("a revoked token still works: " + err)
 		}
@@ -348,7 +348,7 @@ func snapshots(t *testing.T, s shell) {
 
 func death(t *testing.T, d *devCluster, s shell) {
 	leader := func() (id string) {
-		eventually(t, 20*time.Second, func() error {
+		eventually(t, time.Minute, func() error {
 			out, errText, code := s.do(t, "cluster", "status", "-o", "json")
 			var v struct {
 				Leader string `json:"leader"`
@@ -384,7 +384,7 @@ func death(t *testing.T, d *devCluster, s shell) {
 		_ = only.Process.Signal(syscall.SIGTERM)
 		<-ended
 	})
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		if _, err, code := at.do(t, "health", "--timeout", "500ms"); code != exitDone {
 			return errors.New(err)
 		}
