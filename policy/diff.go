@@ -120,3 +120,19 @@ func (d *Diff) data(at jsontext.Pointer, before, after jsontext.Value) {
 		d.data(at.AppendToken(name), was[name], is[name])
 	}
 }
+
+// Places lists the JSON Pointers, at most the first so many, at which two JSON
+// values differ. It tells nothing of the values.
+func Places(before, after []byte, most int) []string {
+	was, is := jsontext.Value(before).Clone(), jsontext.Value(after).Clone()
+	if was.Canonicalize() != nil || is.Canonicalize() != nil {
+		return []string{""} // one of them is no JSON, so they differ as a whole
+	}
+	d := &Diff{}
+	d.data("", was, is)
+	var places []string
+	for _, c := range d.Data[:min(most, len(d.Data))] {
+		places = append(places, c.Pointer)
+	}
+	return places
+}
