@@ -36,6 +36,7 @@ var rooms = map[string][]string{
 	"policy":              {"fault"},
 	"policy/rego":         {"policy", "fault"},
 	"policy/decision":     {"policy", "fault"},
+	"policy/shadow":       {"policy", "fault"},
 	"setting":             {"fault"},
 	"policy/sign":         {"fault"},
 	"snapshot":            {"fault"},
@@ -65,7 +66,7 @@ var homes = map[string][]string{
 	"github.com/open-policy-agent/opa":         {"policy/rego"},
 	"go.etcd.io/bbolt":                         {"fsm", "cluster"}, // in cluster: the options of raft-boltdb
 	"github.com/spf13/cobra":                   {"cmd/muster"},
-	"github.com/prometheus/client_golang":      {"cluster", "fsm", "node"},
+	"github.com/prometheus/client_golang":      {"cluster", "fsm", "node", "policy/shadow"},
 	"github.com/anishathalye/porcupine":        {"jepsen/…"},
 	"github.com/getkin/kin-openapi":            {"api/rest"},
 	"github.com/schollz/progressbar":           {"cmd/muster"},
