@@ -1,0 +1,174 @@
+// Package docs runs the commands that the documentation shows, as a reader
+// would: in order, on a cluster of three real processes.
+package docs
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// marker begins a part of a page whose commands are run, up to the next
+// heading of the same page that is not marked.
+const marker = "<!-- these commands are run by a test -->"
+
+// command is one line of a page that a reader would type.
+type command struct {
+	place string // file:line
+	text  string
+	exit  int // as the line's comment says: # exit 3
+}
+
+var exits = regexp.MustCompile(`# exit (\d+)`)
+
+// commands reads the indented lines of the marked parts of a page.
+func commands(t *testing.T, page string) (out []command) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "..", page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	on := false
+	for n, line := range strings.Split(string(b), "\n") {
+		switch {
+		case line == marker:
+			on = true
+		case strings.HasPrefix(line, "#"):
+			on = false
+		case on && strings.HasPrefix(line, "    "):
+			c := command{place: fmt.Sprintf("%s:%d", page, n+1), text: strings.TrimSpace(line)}
+			if m := exits.FindStringSubmatch(line); m != nil {
+				c.exit, _ = strconv.Atoi(m[1])
+			}
+			out = append(out, c)
+		}
+	}
+	if len(out) == 0 {
+		t.Fatalf("%s shows no command that could be run", page)
+	}
+	return out
+}
+
+// reader is somebody who follows a page at the root of a checkout.
+type reader struct {
+	root, binary, dir string
+	control           string // of the first node
+	decision          string // the last id of a decision that was printed
+}
+
+// start begins a cluster for a reader; it ends with the test.
+func start(t *testing.T) *reader {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &reader{root: root, dir: t.TempDir(), binary: os.Getenv("MUSTER_BIN")}
+	if r.binary == "" {
+		r.binary = filepath.Join(t.TempDir(), "muster")
+		build := exec.Command("go", "build", "-o", r.binary, "./cmd/muster")
+		build.Dir = root
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	var log bytes.Buffer
+	dev := exec.Command(r.binary, "dev", "--dir", r.dir, "--port-base", "0")
+	dev.Stdout, dev.Stderr = &log, &log
+	if err := dev.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- dev.Wait() }()
+	t.Cleanup(func() {
+		_ = dev.Process.Signal(syscall.SIGTERM)
+		<-ended
+		if t.Failed() {
+			t.Logf("muster dev said:\n%s", log.String())
+		}
+	})
+	var cluster struct {
+		Nodes []struct {
+			Control string `json:"control"`
+		} `json:"nodes"`
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(2 * time.Minute); len(cluster.Nodes) == 0; {
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("muster dev ended: %v\n%s", err, log.String())
+		case <-deadline:
+			t.Fatalf("the cluster did not start:\n%s", log.String())
+		case <-tick.C:
+			if b, err := os.ReadFile(filepath.Join(r.dir, "cluster.json")); err == nil {
+				_ = json.Unmarshal(b, &cluster) // it may be half written still
+			}
+		}
+	}
+	r.control = cluster.Nodes[0].Control
+	return r
+}
+
+var (
+	decisionID = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}`)
+	// what the reader has done already, or does in another window
+	before = regexp.MustCompile(`^(make \w+|bin/muster dev\b.*|\. \.muster/dev/env)$`)
+)
+
+// follow types the commands, one after the other, in one shell each.
+func (r *reader) follow(t *testing.T, all []command) {
+	for _, c := range all {
+		if before.MatchString(c.text) {
+			continue
+		}
+		text := strings.ReplaceAll(c.text, "https://127.0.0.1:8443", r.control)
+		if strings.Contains(text, "DECISION_ID") {
+			if r.decision == "" {
+				t.Fatalf("%s: no decision id was printed before", c.place)
+			}
+			text = strings.ReplaceAll(text, "DECISION_ID", r.decision)
+		}
+		out, exit := r.shell(t, text)
+		t.Logf("%s: %s\n%s", c.place, text, out)
+		if exit != c.exit {
+			t.Fatalf("%s: %s\nended with %d, and the page says %d:\n%s", c.place, text, exit, c.exit, out)
+		}
+		if ids := decisionID.FindAllString(out, -1); len(ids) > 0 {
+			r.decision = ids[len(ids)-1]
+		}
+	}
+}
+
+func (r *reader) shell(t *testing.T, text string) (string, int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	script := ". " + filepath.Join(r.dir, "env") + "\n" + strings.ReplaceAll(text, "bin/muster", r.binary)
+	sh := exec.CommandContext(ctx, "bash", "-c", script)
+	sh.Dir = r.root
+	out, err := sh.CombinedOutput()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return string(out), exit.ExitCode()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out), 0
+}
+
+func TestReadme(t *testing.T) {
+	start(t).follow(t, commands(t, "README.md"))
+}
