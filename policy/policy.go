@@ -104,6 +104,7 @@ type Decision struct {
 	Filtered       []byte   // JSON that replaces what is stored or returned; nil: not defined
 	Missed         bool     // refused because no answer came in time: asking again may give another
 	Default        bool     // no package is defined: the built-in roles alone have decided
+	Result         []byte   // JSON of the document that was asked for by its path (OPA's data API); nil: undefined, or not asked so
 }
 
 // Decider answers questions by a policy revision. It is safe for concurrent

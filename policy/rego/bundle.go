@@ -248,7 +248,7 @@ func withinRoots(modules map[string]string, roots []string) error {
 		}
 	}
 	if len(places) > 0 {
-		return refused(places)
+		return refused(places, nil)
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func (e *Engine) Check(ctx context.Context, c *policy.Content) (policy.Report, e
 		return report, err
 	}
 	if len(places) > 0 {
-		f := fault.From(refused(places))
+		f := fault.From(refused(places, nil))
 		f.Detail = fmt.Sprintf("%d of the revision's tests failed; the first is %s", report.Tests.Failed, f.Detail)
 		return report, f
 	}

@@ -78,6 +78,8 @@ type Engine struct {
 	catalog *catalog
 	shelf   *shelf
 	cache   *cache        // nil: decisions are not remembered
+	answers *answerCache  // nil: nor are documents
+	tokens  *tokens       // signatures that were verified
 	slots   chan struct{} // one for each evaluation that runs and is not given up
 	jobs    chan *job     // to workers that have nothing to do
 	done    chan struct{}
@@ -97,9 +99,12 @@ func New(o Options) *Engine {
 		slots: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 		jobs:  make(chan *job),
 		done:  make(chan struct{}),
+
+		tokens: newTokens(),
 	}
 	if o.CacheTTL > 0 {
 		e.cache = newCache(o.CacheTTL, o.CacheBytes)
+		e.answers = newAnswerCache(o.CacheTTL, o.CacheBytes)
 	}
 	return e
 }
@@ -109,7 +114,9 @@ func (e *Engine) Close() {
 	close(e.done)
 	if e.cache != nil {
 		e.cache.close()
+		e.answers.close()
 	}
+	e.tokens.close()
 }
 
 // Prepare compiles the revision and warms it up, off to the side. Decisions

@@ -76,6 +76,7 @@ func (e *Engine) ask(ctx context.Context, s *set, entry *entry, now time.Time, i
 		WithStore(s.store).
 		WithTransaction(s.txn).
 		WithBuiltins(s.catalog.functions).
+		WithInterQueryBuiltinValueCache(e.tokens).
 		WithMetrics(noMetrics).
 		WithStrictBuiltinErrors(true).
 		WithCancel(c).

@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// NewID gives the id of one more decision.
+func NewID() string { return newID() }
+
 // newID gives a UUID of version 7: it sorts by time, and its 74 random bits
 // come from the runtime's own generator, which the system seeds.
 func newID() string {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/muster-registry/muster/policy"
 )
 
 var decoders = sync.Pool{New: func() any { return jsontext.NewDecoder(&bytes.Buffer{}) }}
@@ -79,6 +81,9 @@ func term(d *jsontext.Decoder, most *int) (*ast.Term, error) {
 	}
 	if *most--; *most < 0 {
 		return nil, errValues
+	}
+	if d.StackDepth() > policy.MaxDepth {
+		return nil, errDepth
 	}
 	switch token.Kind() {
 	case 'n':

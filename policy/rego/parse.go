@@ -20,10 +20,12 @@ const maxPlaces = 50
 func parse(sources map[string]string, caps *ast.Capabilities) (modules, tests map[string]*ast.Module, err error) {
 	modules, tests = map[string]*ast.Module{}, map[string]*ast.Module{}
 	var places []fault.Place
+	var all ast.Errors
 	for _, file := range slices.Sorted(maps.Keys(sources)) {
 		module, errs := parseModule(file, sources[file], caps)
 		switch {
 		case len(errs) > 0:
+			all = append(all, errs...)
 			places = append(places, toPlaces(errs, nil)...)
 			places = append(places, quoteHint(file, sources[file])...)
 		case strings.HasSuffix(file, testSuffix):
@@ -33,7 +35,7 @@ func parse(sources map[string]string, caps *ast.Capabilities) (modules, tests ma
 		}
 	}
 	if len(places) > 0 {
-		return nil, nil, refused(places)
+		return nil, nil, refused(places, all)
 	}
 	return modules, tests, nil
 }
@@ -79,7 +81,8 @@ func firstRow(errs ast.Errors) int {
 // invalid turns what OPA's compiler says into an invalid_policy error, with
 // advice where a known misunderstanding lies behind it.
 func invalid(err error, modules map[string]*ast.Module) error {
-	return refused(toPlaces(toErrors("", err), modules))
+	errs := toErrors("", err)
+	return refused(toPlaces(errs, modules), errs)
 }
 
 func toPlaces(errs ast.Errors, modules map[string]*ast.Module) []fault.Place {
@@ -97,8 +100,9 @@ func toPlaces(errs ast.Errors, modules map[string]*ast.Module) []fault.Place {
 	return places
 }
 
-// refused makes the error of the places found.
-func refused(places []fault.Place) error {
+// refused makes the error of the places found. Its cause is what OPA says, for
+// the edge that speaks OPA's language; nil where OPA says nothing.
+func refused(places []fault.Place, cause error) error {
 	slices.SortStableFunc(places, func(a, b fault.Place) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Row, b.Row), cmp.Compare(a.Col, b.Col))
 	})
@@ -111,7 +115,7 @@ func refused(places []fault.Place) error {
 	if more := len(places) - 1; more > 0 {
 		detail += fmt.Sprintf(" (and %d more)", more)
 	}
-	f := fault.New(fault.InvalidPolicy, "%s", detail)
+	f := fault.Wrap(fault.InvalidPolicy, cause, "%s", detail)
 	f.Places = places[:min(len(places), maxPlaces)]
 	return f
 }

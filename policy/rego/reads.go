@@ -36,6 +36,15 @@ func (p *paths) covers(name string) bool { return p.all || p.next[name] != nil }
 
 // analyse walks all rules that the answers of an entry point depend on.
 func (s *set) analyse(path string) reads {
+	refs := make([]ast.Ref, len(answers))
+	for i, name := range answers {
+		refs[i] = dataRef(path, name)
+	}
+	return s.readsOf(refs...)
+}
+
+// readsOf walks all rules that the documents depend on.
+func (s *set) readsOf(refs ...ast.Ref) reads {
 	var r reads
 	seen := map[util.T]bool{}
 	var follow func(rule util.T)
@@ -49,8 +58,8 @@ func (s *set) analyse(path string) reads {
 			follow(next)
 		}
 	}
-	for _, name := range answers {
-		for _, rule := range s.compiler.GetRulesDynamicWithOpts(dataRef(path, name), ast.RulesOptions{IncludeHiddenModules: true}) {
+	for _, ref := range refs {
+		for _, rule := range s.compiler.GetRulesDynamicWithOpts(ref, ast.RulesOptions{IncludeHiddenModules: true}) {
 			follow(rule)
 		}
 	}

@@ -39,6 +39,8 @@ type set struct {
 	ready map[string]*entry // both of the revision's entry points
 	mu    sync.Mutex
 	named map[string]*entry // guarded by mu
+
+	places map[string]*place // guarded by mu; see Document
 }
 
 // compile makes a set of the content. It does not fail: the set carries the
@@ -51,7 +53,7 @@ func (e *Engine) compile(c *policy.Content) (s *set) {
 			s = &set{err: fault.New(fault.InvalidPolicy, "the policy compiler failed on these modules; simplify them, and report the modules as a bug")}
 		}
 	}()
-	s = &set{catalog: e.catalog, entryPoints: c.EntryPoints, named: map[string]*entry{}, ready: map[string]*entry{}}
+	s = &set{catalog: e.catalog, entryPoints: c.EntryPoints, named: map[string]*entry{}, ready: map[string]*entry{}, places: map[string]*place{}}
 	if err := s.build(c); err != nil {
 		return &set{err: err}
 	}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/muster-registry/muster/fault"
 )
 
 // OPA looks at its cancel flag between steps. A single step can still take for
@@ -24,10 +26,10 @@ const (
 
 // job is one evaluation on its way through a worker.
 type job struct {
-	run   func() *verdict
+	run   func() any
 	set   *set
 	state atomic.Int32 // running, finished by the worker or given up by the caller
-	done  chan *verdict
+	done  chan any
 }
 
 const (
@@ -44,15 +46,25 @@ func (e *Engine) evaluate(ctx context.Context, s *set, entry *entry, now time.Ti
 	if entry.err != nil {
 		return no("the entry point data.%s cannot be asked: %s", dotted(entry.path), entry.err.Error())
 	}
+	v, err := e.supervise(ctx, s, entry.path, func() any { return e.ask(ctx, s, entry, now, input) })
+	if err != nil {
+		return missed("%s", fault.From(err).Detail)
+	}
+	return v.(*verdict)
+}
+
+// supervise has a worker run what evaluates, and gives it up soon after the
+// limit. What it runs ends at the limit by itself where that is possible, and
+// recovers from its own panics. The error is not_ready: nobody answered.
+func (e *Engine) supervise(ctx context.Context, s *set, what string, run func() any) (any, error) {
 	if s.stuck.Load() >= maxStuck {
-		return missed("evaluations of this policy do not end, so it is not asked any more; activate another revision")
+		return nil, fault.New(fault.NotReady, "evaluations of this policy do not end, so it is not asked any more; activate another revision")
 	}
 	if !e.slot(ctx) {
-		return missed("the policy was not asked in time, because the node is busy; try again")
+		return nil, fault.New(fault.NotReady, "the policy was not asked in time, because the node is busy; try again")
 	}
 	defer func() { <-e.slots }()
-	j := &job{set: s, done: make(chan *verdict, 1)}
-	j.run = func() *verdict { return e.ask(ctx, s, entry, now, input) }
+	j := &job{set: s, run: run, done: make(chan any, 1)}
 	select {
 	case e.jobs <- j:
 	default:
@@ -62,14 +74,19 @@ func (e *Engine) evaluate(ctx context.Context, s *set, entry *entry, now time.Ti
 	defer patience.Stop()
 	select {
 	case v := <-j.done:
-		return v
+		return v, nil
 	case <-patience.C:
 	}
 	if !j.state.CompareAndSwap(running, givenUp) {
-		return <-j.done
+		return <-j.done, nil
 	}
-	e.options.Logger.Error("an evaluation of the policy does not end and was given up", "entry_point", entry.path, "given_up", s.stuck.Add(1))
-	return missed("the policy took longer than %v and was cut off", e.options.Limit)
+	e.options.Logger.Error("an evaluation of the policy does not end and was given up", "entry_point", what, "given_up", s.stuck.Add(1))
+	return nil, e.cutOff()
+}
+
+// cutOff says that an evaluation took longer than the limit.
+func (e *Engine) cutOff() error {
+	return fault.New(fault.NotReady, "the policy took longer than %v and was cut off", e.options.Limit)
 }
 
 // slot waits for its turn among the evaluations, but not for long.

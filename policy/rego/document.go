@@ -1,0 +1,254 @@
+package rego
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/policy"
+)
+
+// Answer is what asking for a document came to. It is shared: read-only.
+type Answer struct {
+	Result []byte // JSON; nil: undefined
+	Input  []byte // the part of the body that is the input; nil: there was none
+	Yes    bool   // true, an object whose allow is true, or any other document; not where undefined
+}
+
+// place is a document below data that is asked for as OPA's data API does it.
+type place struct {
+	ref      ast.Ref
+	query    ast.Body
+	compiler ast.QueryCompiler
+	pure     bool // the same input has the same answer
+	err      error
+}
+
+// DataRef reads a path of OPA's data API, "a/b", as a reference below data.
+// Each segment may be escaped as in a URL; whole numbers are indices. The error
+// is bad_request: the path is not one.
+func DataRef(path string) (ast.Ref, error) {
+	ref := ast.Ref{ast.DefaultRootDocument}
+	for segment := range strings.SplitSeq(path, "/") {
+		if segment == "" {
+			continue
+		}
+		if plain, err := url.PathUnescape(segment); err == nil {
+			segment = plain
+		}
+		if strings.Contains(segment, `"`) {
+			return nil, fault.New(fault.BadRequest, "invalid path: invalid ref term '%s'", clip(segment))
+		}
+		if n, err := strconv.ParseInt(segment, 10, 64); err == nil && strconv.FormatInt(n, 10) == segment {
+			ref = append(ref, ast.IntNumberTerm(int(n)))
+			continue
+		}
+		ref = append(ref, ast.StringTerm(segment))
+	}
+	return ref, nil
+}
+
+// Document gives the document at a path of OPA's data API, for the input in a
+// body. Strict makes an error of a built-in function one of the whole query;
+// otherwise it is undefined. Without a revision there are no documents.
+//
+// Errors are bad_request for a path or a body that cannot be used, not_ready
+// and policy_unavailable where nobody answered, and those of OPA's topdown.
+func (e *Engine) Document(ctx context.Context, rev *policy.Revision, path string, body []byte, envelope Envelope, strict bool) (*Answer, error) {
+	s, err := e.forQuery(ctx, rev)
+	if err != nil {
+		return nil, err
+	}
+	doc := s.place(path)
+	if doc.err != nil {
+		return nil, doc.err
+	}
+	key := posed{doc: doc, envelope: envelope, strict: strict}
+	remember := e.answers != nil && doc.pure && len(body) <= maxKey
+	if remember {
+		key.body = string(body)
+		if a, ok := e.answers.seen.GetIfPresent(key); ok {
+			return a, nil
+		}
+	}
+	input, raw, err := envelope.open(body)
+	if err != nil {
+		return nil, err
+	}
+	result, err := e.supervise(ctx, s, path, func() any { return e.fetch(ctx, s, doc, input, strict) })
+	if err != nil {
+		return nil, err
+	}
+	if err, failed := result.(error); failed {
+		return nil, err
+	}
+	a := result.(*Answer)
+	a.Input = raw
+	if remember && len(a.Result) <= maxVerdict {
+		e.answers.seen.Set(key, a)
+	}
+	return a, nil
+}
+
+// forQuery gives the compiled revision that answers; an empty one for none.
+func (e *Engine) forQuery(ctx context.Context, rev *policy.Revision) (*set, error) {
+	if rev == nil {
+		rev = &policy.Revision{}
+	}
+	s, err := e.soon(ctx, rev)
+	if err != nil {
+		return nil, fault.Wrap(fault.PolicyUnavailable, err, "%s", unavailable(rev, err))
+	}
+	return s, nil
+}
+
+// fetch evaluates on the worker's goroutine and gives an *Answer or an error.
+func (e *Engine) fetch(ctx context.Context, s *set, doc *place, input ast.Value, strict bool) (result any) {
+	defer e.recovered(&result)
+	c := startClock(e.options.Limit)
+	defer c.stop()
+	query := topdown.NewQuery(doc.query).
+		WithQueryCompiler(doc.compiler).
+		WithCompiler(s.compiler).
+		WithStore(s.store).
+		WithTransaction(s.txn).
+		WithBuiltins(s.catalog.functions).
+		WithInterQueryBuiltinValueCache(e.tokens).
+		WithMetrics(noMetrics).
+		WithStrictBuiltinErrors(strict).
+		WithCancel(c).
+		WithTime(time.Now())
+	if input != nil {
+		query = query.WithInput(ast.NewTerm(input))
+	}
+	var found *ast.Term
+	err := query.Iter(ctx, func(r topdown.QueryResult) error {
+		found = r[resultVar]
+		return nil
+	})
+	if err != nil || c.Cancelled() {
+		return e.evaluationError(c, err)
+	}
+	a := &Answer{}
+	if found == nil {
+		return a
+	}
+	if len(doc.ref) == 1 {
+		found = withoutSystem(found)
+	}
+	if a.Result, err = encode(found); err != nil {
+		return &topdown.Error{Code: topdown.InternalErr, Message: err.Error()}
+	}
+	a.Yes = yes(found.Value)
+	return a
+}
+
+// evaluationError gives an evaluation that was cut off OPA's own form, with
+// the limit named.
+func (e *Engine) evaluationError(c *clock, err error) error {
+	if c.Cancelled() || topdown.IsCancel(err) {
+		return &topdown.Error{Code: topdown.CancelErr, Message: fault.From(e.cutOff()).Detail}
+	}
+	return err
+}
+
+// recovered turns a panic of the evaluation into its result.
+func (e *Engine) recovered(result *any) {
+	switch p := recover(); {
+	case p == nil:
+	case p == errValues: //nolint:errorlint // a sentinel panic value
+		*result = &topdown.Error{Code: topdown.InternalErr, Message: errValues.Error()}
+	default:
+		e.options.Logger.Error("the policy engine panicked", "panic", fmt.Sprint(p))
+		*result = errors.New("the policy engine failed on this question; the node's log says why")
+	}
+}
+
+// withoutSystem leaves out what belongs to the engine itself.
+func withoutSystem(t *ast.Term) *ast.Term {
+	o, ok := t.Value.(ast.Object)
+	if !ok || o.Get(systemKey) == nil {
+		return t
+	}
+	rest := ast.NewObject()
+	o.Foreach(func(key, value *ast.Term) {
+		if !key.Equal(systemKey) {
+			rest.Insert(key, value)
+		}
+	})
+	return ast.NewTerm(rest)
+}
+
+var systemKey = ast.StringTerm("system")
+
+func yes(v ast.Value) bool {
+	if o, ok := v.(ast.Object); ok {
+		if allow := o.Get(ast.InternedTerm("allow")); allow != nil {
+			v = allow.Value
+		}
+	}
+	b, ok := v.(ast.Boolean)
+	return !ok || bool(b)
+}
+
+// place gives the document at a path; it is compiled when first asked for.
+func (s *set) place(path string) *place {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d := s.places[path]; d != nil {
+		return d
+	}
+	d := s.newPlace(path)
+	if d.err == nil || len(path) <= policy.MaxModuleName {
+		if len(s.places) >= maxNamed {
+			clear(s.places)
+		}
+		s.places[path] = d
+	}
+	return d
+}
+
+func (s *set) newPlace(path string) *place {
+	d := &place{}
+	if d.ref, d.err = DataRef(path); d.err != nil {
+		return d
+	}
+	d.compiler = s.compiler.QueryCompiler()
+	body := ast.NewBody(ast.Equality.Expr(ast.VarTerm(string(resultVar)), ast.NewTerm(d.ref)))
+	if d.query, d.err = d.compiler.Compile(body); d.err != nil {
+		return d
+	}
+	d.pure = !s.readsOf(d.ref).impure
+	return d
+}
+
+// answerCache remembers documents by the whole body they were asked for with.
+type answerCache struct {
+	seen *otter.Cache[posed, *Answer]
+}
+
+type posed struct {
+	doc      *place // belongs to one compiled set
+	envelope Envelope
+	strict   bool
+	body     string
+}
+
+func newAnswerCache(ttl time.Duration, bytes uint64) *answerCache {
+	return &answerCache{seen: otter.Must(&otter.Options[posed, *Answer]{
+		MaximumWeight:    bytes,
+		Weigher:          func(p posed, a *Answer) uint32 { return uint32(entryCost + len(p.body) + len(a.Result) + len(a.Input)) },
+		ExpiryCalculator: otter.ExpiryWriting[posed, *Answer](ttl),
+	})}
+}
+
+func (c *answerCache) close() { c.seen.StopAllGoroutines() }
