@@ -27,6 +27,7 @@ type Answer struct {
 // place is a document below data that is asked for as OPA's data API does it.
 type place struct {
 	ref      ast.Ref
+	name     string // the reference, in words
 	query    ast.Body
 	compiler ast.QueryCompiler
 	pure     bool // the same input has the same answer
@@ -57,21 +58,34 @@ func DataRef(path string) (ast.Ref, error) {
 	return ref, nil
 }
 
-// Document gives the document at a path of OPA's data API, for the input in a
-// body. Strict makes an error of a built-in function one of the whole query;
-// otherwise it is undefined. Without a revision there are no documents.
+// Ask is a question for a document.
+type Ask struct {
+	Path     string // as in OPA's data API, see [DataRef]
+	Main     bool   // the revision's data.system.main in place of the path
+	Body     []byte
+	Envelope Envelope
+	Strict   bool // an error of a built-in function is one of the query; otherwise it is undefined
+}
+
+// Document gives the document that is asked for. Without a revision there are
+// no documents.
 //
-// Errors are bad_request for a path or a body that cannot be used, not_ready
-// and policy_unavailable where nobody answered, and those of OPA's topdown.
-func (e *Engine) Document(ctx context.Context, rev *policy.Revision, path string, body []byte, envelope Envelope, strict bool) (*Answer, error) {
+// Errors are bad_request for a path or a body that cannot be used, forbidden
+// for what belongs to the engine itself, not_ready and policy_unavailable where
+// nobody answered, and those of OPA's topdown.
+func (e *Engine) Document(ctx context.Context, rev *policy.Revision, ask *Ask) (*Answer, error) {
 	s, err := e.forQuery(ctx, rev)
 	if err != nil {
 		return nil, err
 	}
-	doc := s.place(path)
+	doc := s.main
+	if !ask.Main {
+		doc = s.place(ask.Path)
+	}
 	if doc.err != nil {
 		return nil, doc.err
 	}
+	body, envelope, strict := ask.Body, ask.Envelope, ask.Strict
 	key := posed{doc: doc, envelope: envelope, strict: strict}
 	remember := e.answers != nil && doc.pure && len(body) <= maxKey
 	if remember {
@@ -84,7 +98,7 @@ func (e *Engine) Document(ctx context.Context, rev *policy.Revision, path string
 	if err != nil {
 		return nil, err
 	}
-	result, err := e.supervise(ctx, s, path, func() any { return e.fetch(ctx, s, doc, input, strict) })
+	result, err := e.supervise(ctx, s, doc.name, func() any { return e.fetch(ctx, s, doc, input, strict) })
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +221,10 @@ func (s *set) place(path string) *place {
 	if d := s.places[path]; d != nil {
 		return d
 	}
-	d := s.newPlace(path)
+	d := s.newPlace(DataRef(path))
+	if len(d.ref) > 1 && d.ref[1].Equal(systemKey) {
+		d.err = errSystem
+	}
 	if d.err == nil || len(path) <= policy.MaxModuleName {
 		if len(s.places) >= maxNamed {
 			clear(s.places)
@@ -217,9 +234,9 @@ func (s *set) place(path string) *place {
 	return d
 }
 
-func (s *set) newPlace(path string) *place {
-	d := &place{}
-	if d.ref, d.err = DataRef(path); d.err != nil {
+func (s *set) newPlace(ref ast.Ref, err error) *place {
+	d := &place{ref: ref, name: ref.String(), err: err}
+	if err != nil {
 		return d
 	}
 	d.compiler = s.compiler.QueryCompiler()

@@ -40,6 +40,7 @@ type set struct {
 	mu    sync.Mutex
 	named map[string]*entry // guarded by mu
 
+	main   *place            // data.system.main
 	places map[string]*place // guarded by mu; see Document
 }
 
@@ -57,6 +58,7 @@ func (e *Engine) compile(c *policy.Content) (s *set) {
 	if err := s.build(c); err != nil {
 		return &set{err: err}
 	}
+	s.main = s.newPlace(DataRef("system/main"))
 	for _, action := range []policy.Action{policy.Register, policy.Lookup} {
 		path := c.EntryPoints.For(action)
 		s.ready[path] = s.prepare(path)
