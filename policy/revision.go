@@ -32,20 +32,42 @@ type Tests struct {
 	Failed int `json:"failed"`
 }
 
-// Finding is advice about a module; it does not stop the revision. Row and Col
-// count from 1; 0 means unknown.
+// Severities of findings.
+const (
+	SeverityInfo    = "info"    // a habit worth changing
+	SeverityWarning = "warning" // likely a mistake
+	SeverityError   = "error"   // the revision is refused
+)
+
+// Finding is something about a module that is likely to be a mistake. Row and
+// Col count from 1; 0 means unknown. A stored revision has none of severity
+// error.
 type Finding struct {
 	Rule     string `json:"rule"`
-	Severity string `json:"severity"` // info, warning
+	Severity string `json:"severity"` // info, warning, error
 	File     string `json:"file,omitempty"`
 	Row      int    `json:"row,omitzero"`
 	Col      int    `json:"col,omitzero"`
 	Message  string `json:"message"`
+	Remedy   string `json:"remedy,omitempty"` // what to write instead
+}
+
+// Rows are successive lines of a module, counted from 1.
+type Rows struct {
+	From int `json:"from"`
+	To   int `json:"to"`
+}
+
+// Coverage says how much of the modules the revision's own tests evaluate.
+type Coverage struct {
+	Percent   float64           `json:"percent"`             // of the lines with something to evaluate, 0 to 100
+	Uncovered map[string][]Rows `json:"uncovered,omitempty"` // by file
 }
 
 // Report is what checking a content found. It is made once, by the leader.
 type Report struct {
 	Tests    Tests     `json:"tests"`
+	Coverage *Coverage `json:"coverage,omitempty"` // nil: the revision has no tests
 	Findings []Finding `json:"findings"`
 }
 

@@ -239,11 +239,11 @@ func withinRoots(modules map[string]string, roots []string) error {
 		return err
 	}
 	maps.Copy(parsed, tests)
-	var places []fault.Place
+	var places []policy.Finding
 	for file, m := range parsed {
 		at, err := storage.NewPathForRef(m.Package.Path)
 		if err != nil || !bundle.RootPathsContain(roots, strings.Join(at, "/")) {
-			places = append(places, fault.Place{File: file, Row: m.Package.Location.Row, Col: m.Package.Location.Col,
+			places = append(places, policy.Finding{File: file, Row: m.Package.Location.Row, Col: m.Package.Location.Col,
 				Message: fmt.Sprintf("the manifest's roots %q do not hold %s", roots, m.Package)})
 		}
 	}

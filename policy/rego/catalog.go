@@ -1,6 +1,7 @@
 package rego
 
 import (
+	_ "embed" // the list of built-ins
 	"slices"
 	"strings"
 	"time"
@@ -39,7 +40,7 @@ func newCatalog(valid func(any) bool) *catalog {
 		schemaBuiltin: {Decl: l.declaration, Func: l.isValidSchema},
 	}
 	caps := ast.CapabilitiesForThisVersion()
-	caps.Builtins = slices.DeleteFunc(slices.Clone(caps.Builtins), func(b *ast.Builtin) bool { return forbidden(b.Name) })
+	caps.Builtins = slices.DeleteFunc(slices.Clone(caps.Builtins), func(b *ast.Builtin) bool { return !allowed[b.Name] })
 	caps.Builtins = append(caps.Builtins, l.declaration)
 	caps.AllowNet = []string{} // not nil: nil would allow every host
 	for _, b := range caps.Builtins {
@@ -49,15 +50,26 @@ func newCatalog(valid func(any) bool) *catalog {
 	return l
 }
 
-// forbidden says what modules may not call: what reaches the network or the
-// node's environment, and what cannot be interrupted while a small argument
-// keeps it busy for ever or makes it fill the memory.
-func forbidden(name string) bool {
-	switch name {
-	case "http.send", "opa.runtime", "bits.lsh", "graph.reachable_paths", "strings.render_template":
-		return true
+// allowed is what modules may call: an explicit list, so that what a newer
+// OPA adds is not callable before someone has looked at it. Left out of it is
+// what reaches the network or the node's environment, what cannot be
+// interrupted while a small argument keeps it busy for ever or makes it fill
+// the memory, and what serves a debugger only.
+var allowed = func() map[string]bool {
+	names := map[string]bool{}
+	for name := range strings.FieldsSeq(builtins) {
+		names[name] = true
 	}
-	return strings.HasPrefix(name, "net.")
+	return names
+}()
+
+//go:embed builtins.txt
+var builtins string
+
+// forbidden says that OPA has a built-in of the name and modules may not call
+// it.
+func forbidden(name string) bool {
+	return ast.BuiltinMap[name] != nil && !allowed[name]
 }
 
 // readsClock names what compares with the time of the evaluation, beyond what

@@ -3,12 +3,16 @@ package rego
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/cover"
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/tester"
 
@@ -18,34 +22,132 @@ import (
 
 // Check compiles the content, runs its tests and looks for what is likely to
 // be a mistake. The error is invalid_policy with its places; the report then
-// still counts the tests. What compiles is kept, so that preparing the
-// revision later costs nothing.
+// still counts the tests, and its findings hold the errors as well. What
+// compiles is kept, so that preparing the revision later costs nothing.
 func (e *Engine) Check(ctx context.Context, c *policy.Content) (policy.Report, error) {
 	report := policy.Report{Findings: []policy.Finding{}}
 	s, err := e.compiled(ctx, c.Digest(), c)
 	if err != nil {
+		found := errorFindings(err)
+		if s != nil {
+			found = append(found, lint(s.modules)...)
+		}
+		sortFindings(found)
+		report.Findings = append(report.Findings, found...)
 		return report, err
-	}
-	var places []fault.Place
-	report.Tests, places, err = e.test(ctx, s)
-	if err != nil {
-		return report, err
-	}
-	if len(places) > 0 {
-		f := fault.From(refused(places, nil))
-		f.Detail = fmt.Sprintf("%d of the revision's tests failed; the first is %s", report.Tests.Failed, f.Detail)
-		return report, f
 	}
 	report.Findings = append(report.Findings, s.findings()...)
-	return report, nil
+	run, err := e.test(ctx, s, "")
+	if err == nil {
+		err = e.judgeTests(s, run)
+	}
+	if run != nil {
+		report.Tests, report.Coverage = run.Tests, run.Coverage
+	}
+	if err != nil {
+		report.Findings = append(report.Findings, errorFindings(err)...)
+		sortFindings(report.Findings)
+	}
+	return report, err
+}
+
+// errorFindings gives what an error of checking was made of.
+func errorFindings(err error) []policy.Finding {
+	if m, ok := errors.AsType[*mistakes](err); ok {
+		return slices.Clone(m.found)
+	}
+	return []policy.Finding{{Rule: ruleCompile, Severity: policy.SeverityError, Message: fault.From(err).Detail}}
+}
+
+// judgeTests refuses a revision whose tests fail, or reach too little of it.
+func (e *Engine) judgeTests(s *set, run *TestRun) error {
+	var found []policy.Finding
+	for _, c := range run.Cases {
+		if c.Failed {
+			found = append(found, policy.Finding{Rule: ruleTest, Severity: policy.SeverityError, File: c.File, Row: c.Row, Col: c.Col, Message: c.Message})
+		}
+	}
+	if len(found) > 0 {
+		err := refused(found, nil)
+		f := fault.From(err)
+		f.Detail = fmt.Sprintf("%d of the revision's tests failed; the first is %s", run.Tests.Failed, f.Detail)
+		return err
+	}
+	if e.options.MinCoverage <= 0 {
+		return nil
+	}
+	covered := policy.Coverage{Uncovered: map[string][]policy.Rows{}}
+	if run.Coverage != nil {
+		covered = *run.Coverage
+	} else {
+		for file := range s.modules {
+			covered.Uncovered[file] = nil
+		}
+	}
+	if covered.Percent >= e.options.MinCoverage {
+		return nil
+	}
+	for file, rows := range covered.Uncovered {
+		f := finding(ruleCoverage, &ast.Location{File: file, Row: 1}, "no test reaches lines %s", lines(rows))
+		if rows == nil {
+			f.Message = "no test reaches it"
+		} else {
+			f.Row = rows[0].From
+		}
+		found = append(found, f)
+	}
+	err := refused(found, nil)
+	f := fault.From(err)
+	f.Detail = fmt.Sprintf("the revision's tests cover %.1f %% of its lines, and %g %% is the least: %s", covered.Percent, e.options.MinCoverage, f.Detail)
+	return err
+}
+
+// lines writes rows as "3-5, 9".
+func lines(rows []policy.Rows) string {
+	parts := make([]string, len(rows))
+	for i, r := range rows {
+		if parts[i] = fmt.Sprint(r.From); r.To > r.From {
+			parts[i] = fmt.Sprintf("%d-%d", r.From, r.To)
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// TestCase is one test of a revision and how it ended.
+type TestCase struct {
+	Package, Name   string
+	File            string
+	Row, Col        int
+	Failed, Skipped bool
+	Message         string // why it failed
+	Output          string // what it printed
+	Took            time.Duration
+}
+
+// TestRun is what the tests of a revision came to. Cases are in the order of
+// files and rows.
+type TestRun struct {
+	Tests    policy.Tests
+	Coverage *policy.Coverage // nil: there are no tests
+	Cases    []TestCase
+}
+
+// Test compiles the content and runs those of its tests whose name, such as
+// data.authz_test.test_allow, matches the expression; all if it is empty. The
+// error is invalid_policy when they cannot be run. Failed tests are no error.
+func (e *Engine) Test(ctx context.Context, c *policy.Content, pattern string) (*TestRun, error) {
+	s, err := e.compiled(ctx, c.Digest(), c)
+	if err != nil {
+		return nil, err
+	}
+	return e.test(ctx, s, pattern)
 }
 
 // test runs the tests of a set, and leaves behind those that cannot be ended.
-func (e *Engine) test(ctx context.Context, s *set) (counts policy.Tests, failed []fault.Place, err error) {
+func (e *Engine) test(ctx context.Context, s *set, pattern string) (*TestRun, error) {
 	type outcome struct {
-		counts policy.Tests
-		failed []fault.Place
-		err    error
+		run *TestRun
+		err error
 	}
 	done := make(chan outcome, 1)
 	go func() {
@@ -53,19 +155,19 @@ func (e *Engine) test(ctx context.Context, s *set) (counts policy.Tests, failed 
 		defer func() {
 			if p := recover(); p != nil {
 				e.options.Logger.Error("the policy's tests panicked", "panic", p)
-				o.err = fault.New(fault.InvalidPolicy, "the policy engine failed on the revision's tests; the node's log says why")
+				o = outcome{err: fault.New(fault.InvalidPolicy, "the policy engine failed on the revision's tests; the node's log says why")}
 			}
 			done <- o
 		}()
-		o.counts, o.failed, o.err = e.runTests(ctx, s)
+		o.run, o.err = e.runTests(ctx, s, pattern)
 	}()
 	patience := time.NewTimer(e.options.TestLimit + grace)
 	defer patience.Stop()
 	select {
 	case o := <-done:
-		return o.counts, o.failed, o.err
+		return o.run, o.err
 	case <-patience.C:
-		return counts, nil, e.tooLong()
+		return nil, e.tooLong()
 	}
 }
 
@@ -74,13 +176,18 @@ func (e *Engine) tooLong() error {
 }
 
 // runTests runs the tests of a set, one after the other.
-func (e *Engine) runTests(ctx context.Context, s *set) (counts policy.Tests, failed []fault.Place, err error) {
+func (e *Engine) runTests(ctx context.Context, s *set, pattern string) (*TestRun, error) {
+	run := &TestRun{}
+	if len(s.tests) == 0 {
+		return run, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, e.options.TestLimit)
 	defer cancel()
 	modules := maps.Clone(s.modules)
 	maps.Copy(modules, s.tests)
+	covered := cover.New()
 	results, err := tester.NewRunner().
-		SetCompiler(s.newCompiler()).
+		SetCompiler(s.newCompiler().WithEnablePrintStatements(e.options.Print)).
 		SetModules(modules).
 		SetStore(s.store).
 		AddCustomBuiltins([]*tester.Builtin{{Decl: s.catalog.declaration, Func: rego.Function1(
@@ -88,84 +195,77 @@ func (e *Engine) runTests(ctx context.Context, s *set) (counts policy.Tests, fai
 			func(_ rego.BuiltinContext, document *ast.Term) (*ast.Term, error) {
 				return ast.BooleanTerm(s.catalog.accepts(document)), nil
 			})}}).
-		CapturePrintOutput(false).
+		CapturePrintOutput(e.options.Print).
+		SetCoverageQueryTracer(covered).
+		SetCoverageRuns(nil).
+		Filter(pattern).
 		SetParallel(1).
 		SetTimeout(min(time.Second, e.options.TestLimit)).
 		RunTests(ctx, s.txn)
 	if err != nil {
-		return counts, nil, invalid(err, modules)
+		return nil, invalid(err, modules)
 	}
 	for r := range results {
+		c := testCase(r)
 		switch {
-		case r.Skip:
-		case r.Pass():
-			counts.Passed++
-		default:
-			counts.Failed++
-			failed = append(failed, failure(r))
+		case c.Failed:
+			run.Tests.Failed++
+		case !c.Skipped:
+			run.Tests.Passed++
 		}
+		run.Cases = append(run.Cases, c)
 	}
 	if ctx.Err() != nil {
-		return counts, nil, e.tooLong()
+		return run, e.tooLong()
 	}
-	return counts, failed, nil
+	slices.SortStableFunc(run.Cases, func(a, b TestCase) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Row, b.Row), cmp.Compare(a.Name, b.Name))
+	})
+	if run.Tests != (policy.Tests{}) {
+		run.Coverage = coverage(covered.Report(s.modules))
+	}
+	return run, nil
 }
 
-func failure(r *tester.Result) fault.Place {
-	p := fault.Place{Message: fmt.Sprintf("%s.%s failed", r.Package, r.Name)}
-	if r.Location != nil {
-		p.File, p.Row, p.Col = r.Location.File, r.Location.Row, r.Location.Col
-	}
-	if r.Error != nil {
-		p.Message = clip(fmt.Sprintf("%s.%s: %v", r.Package, r.Name, r.Error))
-	}
-	return p
-}
-
-// findings looks for what compiles but is likely to be a mistake.
-func (s *set) findings() []policy.Finding {
-	var found []policy.Finding
-	undefined := 0
-	for path, entry := range s.ready {
-		if !entry.defined {
-			undefined++
+// coverage leaves out the tests themselves.
+func coverage(report cover.Report) *policy.Coverage {
+	c := &policy.Coverage{Uncovered: map[string][]policy.Rows{}}
+	covered, all := 0, 0
+	for file, f := range report.Files {
+		if strings.HasSuffix(file, testSuffix) {
 			continue
 		}
-		rules := s.compiler.GetRulesExact(dataRef(path, "allow"))
-		if len(rules) == 0 && !s.mayDefine(path, "allow") {
-			found = append(found, policy.Finding{Rule: "no-allow", Severity: "warning",
-				Message: fmt.Sprintf("data.%s has no rule named allow, so it refuses everything", dotted(path))})
+		covered += f.CoveredLines
+		all += f.CoveredLines + f.NotCoveredLines
+		var rows []policy.Rows
+		for _, r := range f.NotCovered {
+			if last := len(rows) - 1; last >= 0 && r.Start.Row <= rows[last].To+1 {
+				rows[last].To = max(rows[last].To, r.End.Row)
+			} else {
+				rows = append(rows, policy.Rows{From: r.Start.Row, To: r.End.Row})
+			}
 		}
-		if len(rules) > 0 && !slices.ContainsFunc(rules, func(r *ast.Rule) bool { return r.Default }) {
-			at := rules[0].Location
-			found = append(found, policy.Finding{Rule: "no-default-allow", Severity: "info", File: at.File, Row: at.Row, Col: at.Col,
-				Message: "allow has no default; write default allow := false, so that it is never undefined"})
-		}
-	}
-	if undefined == len(s.ready) {
-		found = append(found, policy.Finding{Rule: "no-entry-point", Severity: "warning",
-			Message: fmt.Sprintf("no module defines %s, so this revision decides nothing and the built-in roles decide alone",
-				join(slices.Sorted(maps.Keys(s.ready))))})
-	}
-	for file, m := range s.modules {
-		if m.RegoVersionSpan().Max() == ast.RegoV0 {
-			found = append(found, policy.Finding{Rule: "rego-v0", Severity: "info", File: file, Row: 1, Col: 1,
-				Message: "loads as Rego v0; opa fmt --v0-v1 rewrites it for Rego v1"})
+		if len(rows) > 0 {
+			c.Uncovered[file] = rows
 		}
 	}
-	slices.SortFunc(found, func(a, b policy.Finding) int {
-		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Row, b.Row), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Message, b.Message))
-	})
-	return found
+	c.Percent = 100
+	if all > 0 {
+		c.Percent = math.Floor(1000*float64(covered)/float64(all)) / 10
+	}
+	return c
 }
 
-func join(paths []string) string {
-	s := ""
-	for i, p := range paths {
-		if i > 0 {
-			s += " or "
-		}
-		s += "data." + dotted(p)
+func testCase(r *tester.Result) TestCase {
+	c := TestCase{Package: r.Package, Name: r.Name, Skipped: r.Skip, Failed: !r.Skip && !r.Pass(), Output: string(r.Output), Took: r.Duration}
+	if r.Location != nil {
+		c.File, c.Row, c.Col = r.Location.File, r.Location.Row, r.Location.Col
 	}
-	return s
+	if c.Failed {
+		c.Message = fmt.Sprintf("%s.%s failed", r.Package, r.Name)
+	}
+	if r.Error != nil {
+		c.Message = clip(fmt.Sprintf("%s.%s: %v", r.Package, r.Name, r.Error))
+	}
+	return c
 }

@@ -89,20 +89,6 @@ func TestBothVersionsOfRegoInOneRevision(t *testing.T) {
 	}
 }
 
-func TestFindings(t *testing.T) {
-	for name, c := range map[string]struct{ module, rule string }{
-		"no default": {head + "allow if input.token", "no-default-allow"},
-		"no allow":   {head + "deny contains \"x\"", "no-allow"},
-		"elsewhere":  {"package typo.authz\nallow := true", "no-entry-point"},
-	} {
-		rev := revision(t, "p.rego", c.module)
-		report, err := engine(t).Check(t.Context(), &rev.Content)
-		if err != nil || len(report.Findings) != 1 || report.Findings[0].Rule != c.rule || report.Findings[0].Message == "" {
-			t.Errorf("%s: %+v, %v", name, report, err)
-		}
-	}
-}
-
 func TestDeepNestingEndsQuickly(t *testing.T) {
 	for _, open := range []string{"[", "{", "(", "f(", "not ", "- "} {
 		rev := revision(t, "p.rego", head+"allow := "+strings.Repeat(open, 200_000))

@@ -24,6 +24,12 @@ type Options struct {
 	// JSON document is one that the parser of its format accepts. Nil: never.
 	ValidSchema func(document any) bool
 
+	// MinCoverage is how much of a revision's lines its own tests must
+	// evaluate, in percent; 0: none.
+	MinCoverage float64
+	// Print keeps what print() says in tests; elsewhere print does nothing.
+	Print bool
+
 	// Limit is how long one evaluation may take; 0 means 50 ms.
 	Limit time.Duration
 	// TestLimit is how long all tests of a revision may take together; 0

@@ -11,6 +11,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/policy"
 )
 
 // maxPlaces is how many mistakes an error lists.
@@ -19,14 +20,14 @@ const maxPlaces = 50
 // parse reads all modules and sets tests apart. The error is invalid_policy.
 func parse(sources map[string]string, caps *ast.Capabilities) (modules, tests map[string]*ast.Module, err error) {
 	modules, tests = map[string]*ast.Module{}, map[string]*ast.Module{}
-	var places []fault.Place
+	var places []policy.Finding
 	var all ast.Errors
 	for _, file := range slices.Sorted(maps.Keys(sources)) {
 		module, errs := parseModule(file, sources[file], caps)
 		switch {
 		case len(errs) > 0:
 			all = append(all, errs...)
-			places = append(places, toPlaces(errs, nil)...)
+			places = append(places, toFindings(errs, nil)...)
 			places = append(places, quoteHint(file, sources[file])...)
 		case strings.HasSuffix(file, testSuffix):
 			tests[file] = module
@@ -82,31 +83,59 @@ func firstRow(errs ast.Errors) int {
 // advice where a known misunderstanding lies behind it.
 func invalid(err error, modules map[string]*ast.Module) error {
 	errs := toErrors("", err)
-	return refused(toPlaces(errs, modules), errs)
+	found := forbiddenCalls(modules)
+	named := map[string]bool{} // places where that says it better
+	for _, f := range found {
+		named[fmt.Sprintf("%s:%d", f.File, f.Row)] = true
+	}
+	for _, f := range toFindings(errs, modules) {
+		if !named[fmt.Sprintf("%s:%d", f.File, f.Row)] {
+			found = append(found, f)
+		}
+	}
+	return refused(found, errs)
 }
 
-func toPlaces(errs ast.Errors, modules map[string]*ast.Module) []fault.Place {
-	places := make([]fault.Place, 0, len(errs))
+func toFindings(errs ast.Errors, modules map[string]*ast.Module) []policy.Finding {
+	found := make([]policy.Finding, 0, len(errs))
 	for _, e := range errs {
-		p := fault.Place{Message: e.Message}
-		if e.Location != nil {
-			p.File, p.Row, p.Col = e.Location.File, e.Location.Row, e.Location.Col
+		f := policy.Finding{Rule: ruleCompile, Severity: policy.SeverityError, Message: e.Message}
+		if e.Code == ast.ParseErr {
+			f.Rule = ruleSyntax
 		}
-		if advice := advise(e.Message, modules[p.File]); advice != "" {
-			p.Message += ": " + advice
+		if e.Location != nil {
+			f.File, f.Row, f.Col = e.Location.File, e.Location.Row, e.Location.Col
+		}
+		advise(&f, modules[f.File])
+		found = append(found, f)
+	}
+	return found
+}
+
+// mistakes is an invalid_policy error together with what it was made of.
+type mistakes struct {
+	err   *fault.Error
+	found []policy.Finding
+}
+
+func (m *mistakes) Error() string { return m.err.Error() }
+
+// Unwrap gives the error that callers know.
+func (m *mistakes) Unwrap() error { return m.err }
+
+// refused makes the error of the findings. Its cause is what OPA says, for the
+// edge that speaks OPA's language; nil where OPA says nothing.
+func refused(found []policy.Finding, cause error) error {
+	sortFindings(found)
+	found = slices.Compact(found)
+	places := make([]fault.Place, 0, len(found))
+	for _, f := range found {
+		p := fault.Place{File: f.File, Row: f.Row, Col: f.Col, Message: f.Message}
+		if f.Remedy != "" {
+			p.Message += ": " + f.Remedy
 		}
 		places = append(places, p)
 	}
-	return places
-}
-
-// refused makes the error of the places found. Its cause is what OPA says, for
-// the edge that speaks OPA's language; nil where OPA says nothing.
-func refused(places []fault.Place, cause error) error {
-	slices.SortStableFunc(places, func(a, b fault.Place) int {
-		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Row, b.Row), cmp.Compare(a.Col, b.Col))
-	})
-	places = slices.Compact(places)
 	first := places[0]
 	detail := first.Message
 	if first.File != "" {
@@ -117,31 +146,33 @@ func refused(places []fault.Place, cause error) error {
 	}
 	f := fault.Wrap(fault.InvalidPolicy, cause, "%s", detail)
 	f.Places = places[:min(len(places), maxPlaces)]
-	return f
+	return &mistakes{f, found}
+}
+
+func sortFindings(found []policy.Finding) {
+	slices.SortStableFunc(found, func(a, b policy.Finding) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Row, b.Row), cmp.Compare(a.Col, b.Col), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Message, b.Message))
+	})
 }
 
 const jwtAdvice = "io.jwt.decode returns [header, payload, signature] and no verdict, so the third value, here named %s, " +
 	"is the signature, a string without fields; besides, exp counts seconds where time.now_ns() counts nanoseconds: " +
 	"use [valid, header, payload] := io.jwt.decode_verify(token, constraints), which checks the signature and exp itself"
 
-const reachAdvice = "policies cannot reach the network or the node, nor call what no time limit can interrupt; " +
-	"send the facts they need as data of the revision"
-
-// advise explains a message of OPA's compiler, or gives "".
-func advise(message string, m *ast.Module) string {
-	if name, ok := strings.CutPrefix(message, "undefined function "); ok && forbidden(strings.TrimSpace(name)) {
-		return reachAdvice
+// advise explains a message of OPA's compiler, where it can.
+func advise(f *policy.Finding, m *ast.Module) {
+	if strings.HasPrefix(f.Message, "deprecated built-in") {
+		f.Rule, f.Remedy = ruleDeprecated, rules[ruleDeprecated].Remedy
 	}
-	rest, ok := strings.CutPrefix(message, "undefined ref: ")
+	rest, ok := strings.CutPrefix(f.Message, "undefined ref: ")
 	if !ok || m == nil {
-		return ""
+		return
 	}
 	for _, third := range thirdOfDecode(m) {
 		if strings.HasPrefix(rest, third+".") || strings.HasPrefix(rest, third+"[") {
-			return fmt.Sprintf(jwtAdvice, third)
+			f.Rule, f.Remedy = ruleDecodeOrder, fmt.Sprintf(jwtAdvice, third)
 		}
 	}
-	return ""
 }
 
 // thirdOfDecode lists the names that the module gives to the third value of
@@ -168,14 +199,14 @@ func thirdOfDecode(m *ast.Module) (names []string) {
 }
 
 // quoteHint points at the first curly quote of a module that does not parse.
-func quoteHint(file, source string) []fault.Place {
+func quoteHint(file, source string) []policy.Finding {
 	at := strings.IndexAny(source, "“”‘’„‟")
 	if at < 0 {
 		return nil
 	}
 	line := source[:at]
-	return []fault.Place{{
-		File: file, Row: strings.Count(line, "\n") + 1, Col: at - strings.LastIndex(line, "\n"),
+	return []policy.Finding{{
+		Rule: ruleSyntax, Severity: policy.SeverityError, File: file, Row: strings.Count(line, "\n") + 1, Col: at - strings.LastIndex(line, "\n"),
 		Message: "curly quotes, as word processors and web pages make them, mean nothing in Rego: use plain quotes \" instead of “ and ”",
 	}}
 }

@@ -25,7 +25,7 @@ const maxNamed = 64
 // set is one compiled revision. All of it is read-only, apart from the entry
 // points that callers name, which are compiled when first asked for.
 type set struct {
-	err         error // invalid_policy: it does not compile; nothing else is set
+	err         error // invalid_policy: it does not compile; nothing else is set, but modules where they parse
 	catalog     *catalog
 	entryPoints policy.EntryPoints
 	compiler    *ast.Compiler
@@ -56,14 +56,14 @@ func (e *Engine) compile(c *policy.Content) (s *set) {
 	}()
 	s = &set{catalog: e.catalog, entryPoints: c.EntryPoints, named: map[string]*entry{}, ready: map[string]*entry{}, places: map[string]*place{}}
 	if err := s.build(c); err != nil {
-		return &set{err: err}
+		return &set{err: err, modules: s.modules}
 	}
 	s.main = s.newPlace(DataRef("system/main"))
 	for _, action := range []policy.Action{policy.Register, policy.Lookup} {
 		path := c.EntryPoints.For(action)
 		s.ready[path] = s.prepare(path)
 		if err := s.ready[path].err; err != nil {
-			return &set{err: err}
+			return &set{err: err, modules: s.modules}
 		}
 	}
 	return s
