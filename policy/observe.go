@@ -1,6 +1,9 @@
 package policy
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Question is what was asked: about an input of the registry's own, or about
 // exactly the JSON that a caller sent. It is immutable.
@@ -8,6 +11,30 @@ type Question struct {
 	Entrypoint string // "a/b"; "" where the action selects it
 	Input      *Input // nil where Raw is given
 	Raw        []byte
+	Call       Call
+}
+
+// Call is the request behind a question, as far as it is known, for the record
+// alone: no rule sees it.
+type Call struct {
+	RequestID string
+	Trace     string // the header traceparent, as it was sent
+	Source    string // the caller's address
+	Principal string
+	Revision  uint64 // of the state that is decided on
+}
+
+type callKey struct{}
+
+// WithCall gives a context that brings the call to whoever asks [CallOf].
+func WithCall(ctx context.Context, c Call) context.Context {
+	return context.WithValue(ctx, callKey{}, c)
+}
+
+// CallOf gives the call of the context; empty where there is none.
+func CallOf(ctx context.Context) Call {
+	c, _ := ctx.Value(callKey{}).(Call)
+	return c
 }
 
 // Observer is told of every decision after it was made, on the goroutine of

@@ -92,6 +92,8 @@ type Input struct {
 
 	Principal Principal
 	Resource  Resource
+
+	Call Call // no rule sees it
 }
 
 // Decision is the answer to one question. It names exactly one policy
@@ -105,7 +107,17 @@ type Decision struct {
 	Missed         bool     // refused because no answer came in time: asking again may give another
 	Default        bool     // no package is defined: the built-in roles alone have decided
 	Result         []byte   // JSON of the document that was asked for by its path (OPA's data API); nil: undefined, or not asked so
+
+	// How it was made, for the record. A replay needs all of it.
+	EntryPoint string    // the path that was asked, "a/b"; "" where none was
+	Time       time.Time // as the policy saw it
+	Chance     Chance    // nil: the policy asked for nothing that may differ next time
 }
+
+// Chance are the results of built-ins that may give another one next time, such
+// as the time or a random number. It is immutable; its JSON is an object of
+// built-ins, each an object of results by the arguments.
+type Chance interface{ MarshalJSON() ([]byte, error) }
 
 // Decider answers questions by a policy revision. It is safe for concurrent
 // use.

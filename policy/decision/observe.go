@@ -22,7 +22,7 @@ type observed struct {
 func (o *observed) Decide(ctx context.Context, rev *policy.Revision, in *policy.Input) policy.Decision {
 	began := time.Now()
 	d := o.next.Decide(ctx, rev, in)
-	o.tell(rev, &policy.Question{Input: in}, &d, time.Since(began))
+	o.tell(rev, &policy.Question{Input: in, Call: in.Call}, &d, time.Since(began))
 	return d
 }
 
@@ -31,7 +31,7 @@ func (o *observed) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoi
 	began := time.Now()
 	d, err := o.next.DecideRaw(ctx, rev, entrypoint, input)
 	if err == nil {
-		o.tell(rev, &policy.Question{Entrypoint: entrypoint, Raw: input}, &d, time.Since(began))
+		o.tell(rev, &policy.Question{Entrypoint: entrypoint, Raw: input, Call: policy.CallOf(ctx)}, &d, time.Since(began))
 	}
 	return d, err
 }

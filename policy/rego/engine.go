@@ -178,15 +178,16 @@ func (e *Engine) warm(s *set) {
 // Decide implements [policy.Decider].
 func (e *Engine) Decide(ctx context.Context, rev *policy.Revision, in *policy.Input) policy.Decision {
 	if rev == nil {
-		return policy.Decision{Allow: true, Default: true, ID: newID()}
+		return policy.Decision{Allow: true, Default: true, ID: newID(), Time: in.Time}
 	}
-	d := policy.Decision{ID: newID(), PolicyRevision: rev.Number}
+	d := policy.Decision{ID: newID(), PolicyRevision: rev.Number, Time: in.Time}
 	s, err := e.soon(ctx, rev)
 	if err != nil {
 		d.Reasons, d.Missed = []string{unavailable(rev, err)}, true
 		return d
 	}
 	entry := s.entry(s.entryPoints.For(in.Action))
+	d.EntryPoint = entry.path
 	if !entry.defined && entry.err == nil {
 		d.Allow, d.Default = true, true
 		return d

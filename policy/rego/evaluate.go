@@ -13,6 +13,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/topdown"
+	ndb "github.com/open-policy-agent/opa/v1/topdown/builtins"
 
 	"github.com/muster-registry/muster/policy"
 )
@@ -29,10 +30,14 @@ type verdict struct {
 	pure     bool // the same question has the same answer
 	reasons  []string
 	filtered []byte
+	chance   ndb.NDBCache
 }
 
 func (v *verdict) fill(d *policy.Decision) {
 	d.Allow, d.Reasons, d.Filtered, d.Missed = v.allow, v.reasons, v.filtered, v.missed
+	if len(v.chance) > 0 {
+		d.Chance = v.chance
+	}
 }
 
 func (v *verdict) size() int {
@@ -57,8 +62,9 @@ func missed(format string, args ...any) *verdict {
 
 var noMetrics = metrics.NoOp()
 
-// ask evaluates on the worker's goroutine.
-func (e *Engine) ask(ctx context.Context, s *set, entry *entry, now time.Time, input func() ast.Value) (v *verdict) {
+// ask evaluates on the worker's goroutine. Chance holds the results of an
+// earlier evaluation that this one repeats; nil where it repeats none.
+func (e *Engine) ask(ctx context.Context, s *set, entry *entry, now time.Time, chance ndb.NDBCache, input func() ast.Value) (v *verdict) {
 	defer func() {
 		if p := recover(); p == errValues {
 			v = no("%v", errValues)
@@ -82,6 +88,17 @@ func (e *Engine) ask(ctx context.Context, s *set, entry *entry, now time.Time, i
 		WithCancel(c).
 		WithTime(now).
 		WithInput(document)
+	if chance == nil && entry.chance {
+		chance = ndb.NDBCache{}
+	}
+	if chance != nil {
+		query.WithNDBuiltinCache(chance)
+		defer func() {
+			if v != nil {
+				v.chance = chance
+			}
+		}()
+	}
 	var result *ast.Term
 	err := query.Iter(ctx, func(r topdown.QueryResult) error {
 		result = r[resultVar]

@@ -30,12 +30,12 @@ func (e *Engine) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoint
 	}
 	document, err := inputJSON(input)
 	if errors.Is(err, errValues) {
-		return policy.Decision{ID: newID(), Reasons: []string{errValues.Error()}}, nil
+		return policy.Decision{ID: newID(), Time: time.Now(), Reasons: []string{errValues.Error()}}, nil
 	}
 	if err != nil {
 		return policy.Decision{}, fault.Wrap(fault.BadRequest, err, "the input is not valid JSON")
 	}
-	d := policy.Decision{ID: newID()}
+	d := policy.Decision{ID: newID(), Time: time.Now().UTC()}
 	var s *set
 	if rev != nil {
 		d.PolicyRevision = rev.Number
@@ -46,8 +46,9 @@ func (e *Engine) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoint
 		if !named {
 			entrypoint = s.entryPoints.For(action(input))
 		}
+		d.EntryPoint = entrypoint
 		if entry := s.entry(entrypoint); entry.defined || entry.err != nil {
-			e.evaluate(ctx, s, entry, time.Now(), func() ast.Value { return document }).fill(&d)
+			e.evaluate(ctx, s, entry, d.Time, func() ast.Value { return document }).fill(&d)
 			return d, nil
 		}
 	}

@@ -126,6 +126,7 @@ type entry struct {
 	query     ast.Body
 	compiler  ast.QueryCompiler
 	cacheable bool
+	chance    bool // it may ask for what differs from one evaluation to the next
 	projection
 }
 
@@ -157,6 +158,7 @@ func (s *set) prepare(path string) *entry {
 		return e
 	}
 	reads := s.analyse(path)
+	e.chance = reads.impure
 	e.cacheable = !reads.impure && !reads.input.covers("time")
 	e.projection = project(&reads.input)
 	return e

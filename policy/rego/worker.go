@@ -46,7 +46,7 @@ func (e *Engine) evaluate(ctx context.Context, s *set, entry *entry, now time.Ti
 	if entry.err != nil {
 		return no("the entry point data.%s cannot be asked: %s", dotted(entry.path), entry.err.Error())
 	}
-	v, err := e.supervise(ctx, s, entry.path, func() any { return e.ask(ctx, s, entry, now, input) })
+	v, err := e.supervise(ctx, s, entry.path, func() any { return e.ask(ctx, s, entry, now, nil, input) })
 	if err != nil {
 		return missed("%s", fault.From(err).Detail)
 	}
@@ -57,6 +57,11 @@ func (e *Engine) evaluate(ctx context.Context, s *set, entry *entry, now time.Ti
 // limit. What it runs ends at the limit by itself where that is possible, and
 // recovers from its own panics. The error is not_ready: nobody answered.
 func (e *Engine) supervise(ctx context.Context, s *set, what string, run func() any) (any, error) {
+	return e.superviseFor(ctx, s, what, e.options.Limit, run)
+}
+
+// superviseFor is supervise for what has another limit than a decision.
+func (e *Engine) superviseFor(ctx context.Context, s *set, what string, limit time.Duration, run func() any) (any, error) {
 	if s.stuck.Load() >= maxStuck {
 		return nil, fault.New(fault.NotReady, "evaluations of this policy do not end, so it is not asked any more; activate another revision")
 	}
@@ -70,7 +75,7 @@ func (e *Engine) supervise(ctx context.Context, s *set, what string, run func() 
 	default:
 		go e.work(j)
 	}
-	patience := time.NewTimer(e.options.Limit + schemaAllowance + grace)
+	patience := time.NewTimer(limit + schemaAllowance + grace)
 	defer patience.Stop()
 	select {
 	case v := <-j.done:
