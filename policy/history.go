@@ -20,3 +20,15 @@ func DecodeRevision(record []byte) (*Revision, error) {
 	}
 	return r, nil
 }
+
+// FromSource gives the newest revision that was made of exactly that source,
+// its commit included.
+func (t *Table) FromSource(s Source) (*Revision, bool) {
+	it := t.revisions.Root().ReverseIterator()
+	for _, r, ok := it.Previous(); ok; _, r, ok = it.Previous() {
+		if r.Source != nil && *r.Source == s {
+			return r, true
+		}
+	}
+	return nil, false
+}

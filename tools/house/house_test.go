@@ -37,6 +37,7 @@ var rooms = map[string][]string{
 	"policy/rego":         {"policy", "fault"},
 	"policy/decision":     {"policy", "fault"},
 	"policy/shadow":       {"policy", "fault"},
+	"policy/git":          {"policy", "egress", "fault"},
 	"setting":             {"fault"},
 	"policy/sign":         {"fault"},
 	"snapshot":            {"fault"},
@@ -64,6 +65,7 @@ var homes = map[string][]string{
 	"github.com/hashicorp/raft-boltdb":         {"cluster"},
 	"github.com/hashicorp/memberlist":          {"cluster"},
 	"github.com/open-policy-agent/opa":         {"policy/rego"},
+	"github.com/go-git/go-git":                 {"policy/git"},
 	"go.etcd.io/bbolt":                         {"fsm", "cluster"}, // in cluster: the options of raft-boltdb
 	"github.com/spf13/cobra":                   {"cmd/muster"},
 	"github.com/prometheus/client_golang":      {"cluster", "fsm", "node", "policy/shadow"},
