@@ -135,7 +135,7 @@ func TestPolicyContentIsGatheredAsOPADoes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := content([]string{dir}, "why")
+	got, _, err := content([]string{dir}, "why")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,10 +143,10 @@ func TestPolicyContentIsGatheredAsOPADoes(t *testing.T) {
 	if d := cmp.Diff(want, string(got)); d != "" {
 		t.Error(d)
 	}
-	if _, err := content([]string{filepath.Join(dir, "teams")}, ""); err == nil {
+	if _, _, err := content([]string{filepath.Join(dir, "teams")}, ""); err == nil {
 		t.Error("a folder without policies was taken")
 	}
-	if _, err := content([]string{filepath.Join(dir, "a.rego"), filepath.Join(dir, "a.rego")}, ""); err == nil {
+	if _, _, err := content([]string{filepath.Join(dir, "a.rego"), filepath.Join(dir, "a.rego")}, ""); err == nil {
 		t.Error("the same file twice was taken")
 	}
 }

@@ -18,49 +18,11 @@ import (
 
 	"github.com/muster-registry/muster/client"
 	"github.com/muster-registry/muster/policy"
-	"github.com/muster-registry/muster/policy/rego"
-	"github.com/muster-registry/muster/registry/definition"
 )
 
 func (a *app) policy() *cobra.Command {
 	return group("policy", "Check, push, activate and take back policies",
-		a.policyCheck(), a.policyPush(), a.policyList(), a.policyGet(), a.policyActivate(), a.policyRollback(), a.policyEval())
-}
-
-func (a *app) policyCheck() *cobra.Command {
-	c := &cobra.Command{
-		Use: "check FILE|DIR…", Short: "Compile policies, run their tests and look for mistakes, without a cluster",
-		Args: cobra.MinimumNArgs(1),
-		RunE: a.do(func(cmd *cobra.Command, args []string) error {
-			body, err := content(args, "")
-			if err != nil {
-				return err
-			}
-			parsed, err := policy.ParseContent(body)
-			if err != nil {
-				return err
-			}
-			engine := rego.New(rego.Options{ValidSchema: definition.Valid})
-			defer engine.Close()
-			report, err := engine.Check(cmd.Context(), parsed)
-			if err != nil {
-				return err
-			}
-			return a.show(report, func() table {
-				return table{rows: reportRows(len(parsed.Modules), report.Tests, report.Findings)}
-			})
-		}),
-	}
-	a.outputFlag(c)
-	return c
-}
-
-func reportRows(modules int, t policy.Tests, findings []policy.Finding) [][]string {
-	rows := [][]string{{fmt.Sprintf("%s, %s passed, %d failed, %s", count(modules, "module"), count(t.Passed, "test"), t.Failed, count(len(findings), "finding"))}}
-	for _, f := range findings {
-		rows = append(rows, []string{fmt.Sprintf("%s:%d:%d: %s: %s (%s)", f.File, f.Row, f.Col, f.Severity, f.Message, f.Rule)})
-	}
-	return rows
+		a.policyCheck(), a.policyTest(), a.policyPush(), a.policyList(), a.policyGet(), a.policyActivate(), a.policyRollback(), a.policyEval())
 }
 
 func (a *app) policyPush() *cobra.Command {
@@ -69,7 +31,7 @@ func (a *app) policyPush() *cobra.Command {
 	c := &cobra.Command{
 		Use: "push FILE|DIR…", Short: "Store a new policy revision from Rego files and data.json or data.yaml", Args: cobra.MinimumNArgs(1),
 		RunE: a.do(func(cmd *cobra.Command, args []string) error {
-			body, err := content(args, note)
+			body, _, err := content(args, note)
 			if err != nil {
 				return err
 			}
@@ -216,36 +178,43 @@ func (a *app) policyRollback() *cobra.Command {
 }
 
 func (a *app) policyEval() *cobra.Command {
-	var input, entrypoint string
+	var input string
+	var local localEval
 	c := &cobra.Command{
-		Use: "eval -i INPUT", Short: "Ask the active policy for a decision on an input document", Args: cobra.NoArgs,
-		Long: "Ask the active policy for a decision on an input document. Prints the decision;\na refusal is an answer too, with exit code 0.",
-		RunE: a.do(func(cmd *cobra.Command, _ []string) error {
-			var b []byte
-			var err error
-			switch input {
-			case "":
-				return usage("name the file with the input document, or - for standard input, with -i")
-			case "-":
-				b, err = io.ReadAll(a.in)
-			default:
-				b, err = os.ReadFile(input)
+		Use: "eval [-d FILE|DIR…] [-i INPUT] [QUERY]", Short: "Ask for a decision on an input document: the active policy, or policies in files", Args: cobra.MaximumNArgs(1),
+		Long: `Ask for a decision on an input document. Without -d the active policy of the
+cluster is asked; with it, policies in files, without a cluster. A query in Rego
+is evaluated as it stands; otherwise the decision of an entry point is printed,
+and a refusal is an answer too, with exit code 0.`,
+		Example: "  muster policy eval -i input.json\n  muster policy eval -d policies -i input.json --explain data.api.registry.authz.allow",
+		RunE: a.do(func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				local.query = args[0]
 			}
+			offline := len(local.data) > 0
+			switch {
+			case !offline && (local.query != "" || local.explain || local.fail || local.defined):
+				return usage("a query, --explain and --fail need policies from files: name them with -d")
+			case local.query != "" && local.entrypoint != "":
+				return usage("give a query or --entrypoint, not both")
+			case local.query == "" && (local.fail || local.defined):
+				return usage("--fail and --fail-defined are about a query: give one")
+			case input == "" && local.query == "":
+				return usage("name the file with the input document, or - for standard input, with -i")
+			}
+			document, err := a.inputDocument(input)
 			if err != nil {
 				return err
 			}
-			docs, err := documents(b)
+			if offline {
+				return a.evalLocally(cmd.Context(), local, document)
+			}
+			ask := map[string]any{"input": jsontext.Value(document)}
+			if local.entrypoint != "" {
+				ask["entrypoint"] = local.entrypoint
+			}
+			b, err := json.Marshal(ask)
 			if err != nil {
-				return fmt.Errorf("%s: %w", input, err)
-			}
-			if len(docs) != 1 {
-				return fmt.Errorf("%s: one input document is needed, there are %d", input, len(docs))
-			}
-			ask := map[string]any{"input": docs[0]}
-			if entrypoint != "" {
-				ask["entrypoint"] = entrypoint
-			}
-			if b, err = json.Marshal(ask); err != nil {
 				return err
 			}
 			c, err := a.dial()
@@ -259,16 +228,48 @@ func (a *app) policyEval() *cobra.Command {
 			return a.raw(answer)
 		}),
 	}
-	c.Flags().StringVarP(&input, "input", "i", "", "file with the input document, or - for standard input")
-	c.Flags().StringVar(&entrypoint, "entrypoint", "", "package to ask, such as api/registry/authz; else the input's action selects it")
+	f := c.Flags()
+	f.StringVarP(&input, "input", "i", "", "file with the input document, or - for standard input")
+	f.StringVar(&local.entrypoint, "entrypoint", "", "package to ask, such as api/registry/authz; else the input's action selects it")
+	f.StringArrayVarP(&local.data, "data", "d", nil, "Rego files, data, folders or one bundle to evaluate; may be repeated")
+	f.BoolVar(&local.explain, "explain", false, "print each step of the evaluation on standard error")
+	f.BoolVar(&local.fail, "fail", false, "exit with 1 where the query is undefined")
+	f.BoolVar(&local.defined, "fail-defined", false, "exit with 1 where the query is defined")
 	a.outputFlag(c)
 	return c
 }
 
+// inputDocument reads the one document in a file as JSON; nil: no file is named.
+func (a *app) inputDocument(name string) ([]byte, error) {
+	var b []byte
+	var err error
+	switch name {
+	case "":
+		return nil, nil
+	case "-":
+		b, err = io.ReadAll(a.in)
+	default:
+		b, err = os.ReadFile(name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	docs, err := documents(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if len(docs) != 1 {
+		return nil, fmt.Errorf("%s: one input document is needed, there are %d", name, len(docs))
+	}
+	return docs[0], nil
+}
+
 // content gathers policy files as the body of a push. Folders are read whole;
 // data.json and data.yaml in them land where their folder lies, as OPA has it.
-func content(names []string, note string) ([]byte, error) {
+// Files gives for each module the file it was read from.
+func content(names []string, note string) (body []byte, files map[string]string, err error) {
 	modules := map[string]string{}
+	files = map[string]string{}
 	data := map[string]any{}
 	read := func(file, name string) error {
 		b, err := os.ReadFile(file)
@@ -280,7 +281,7 @@ func content(names []string, note string) ([]byte, error) {
 			if _, twice := modules[name]; twice {
 				return fmt.Errorf("there are two files %s", name)
 			}
-			modules[name] = string(b)
+			modules[name], files[name] = string(b), file
 		case base == "data.json" || base == "data.yaml" || base == "data.yml":
 			return place(data, path.Dir(name), b)
 		}
@@ -289,11 +290,15 @@ func content(names []string, note string) ([]byte, error) {
 	for _, root := range names {
 		info, err := os.Stat(root)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if !info.IsDir() {
-			if err := read(root, filepath.Base(root)); err != nil {
-				return nil, fmt.Errorf("%s: %w", root, err)
+			name := filepath.Base(root)
+			if path.Ext(name) != ".rego" {
+				name = "data" + path.Ext(name) // named as data, whatever the file is called
+			}
+			if err := read(root, name); err != nil {
+				return nil, nil, fmt.Errorf("%s: %w", root, err)
 			}
 			continue
 		}
@@ -308,17 +313,18 @@ func content(names []string, note string) ([]byte, error) {
 			return read(file, filepath.ToSlash(name))
 		})
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", root, err)
+			return nil, nil, fmt.Errorf("%s: %w", root, err)
 		}
 	}
 	if len(modules) == 0 {
-		return nil, errors.New("there is no .rego file in what is named")
+		return nil, nil, errors.New("there is no .rego file in what is named")
 	}
-	body := map[string]any{"modules": modules, "note": note}
+	push := map[string]any{"modules": modules, "note": note}
 	if len(data) > 0 {
-		body["data"] = data
+		push["data"] = data
 	}
-	return json.Marshal(body, json.Deterministic(true))
+	body, err = json.Marshal(push, json.Deterministic(true))
+	return body, files, err
 }
 
 // place puts a data document below the members that its folder names.

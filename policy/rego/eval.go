@@ -1,0 +1,57 @@
+package rego
+
+import (
+	"bytes"
+	"context"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/metrics"
+	oparego "github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/policy"
+)
+
+// Evaluation is what a query in Rego came to.
+type Evaluation struct {
+	Result  jsontext.Value // as opa eval prints it: {"result":[{"expressions":[…],"bindings":{…}}]}
+	Defined bool           // there is at least one result
+	Steps   string         // each step of the evaluation, where it was asked for
+}
+
+// Eval evaluates a query in Rego, such as data.api.registry.authz.allow, on an
+// input document; nil: there is none. The errors are bad_request, where the
+// query or the input cannot be used, invalid_policy, and those of
+// [Engine.Query].
+func (e *Engine) Eval(ctx context.Context, rev *policy.Revision, query string, input []byte, explain bool) (*Evaluation, error) {
+	body, err := ast.ParseBodyWithOpts(query, ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: e.catalog.capabilities})
+	if err != nil {
+		return nil, fault.Wrap(fault.BadRequest, err, "the query is not Rego: %v", err)
+	}
+	q := &Query{Body: body, Explain: explain, Metrics: metrics.New()}
+	if input != nil {
+		if q.Input, err = InputJSON(input); err != nil {
+			return nil, err
+		}
+	}
+	found, err := e.Query(ctx, rev, q)
+	if err != nil {
+		return nil, err
+	}
+	out := struct {
+		Result oparego.ResultSet `json:"result,omitempty"`
+	}{found.Results}
+	v := &Evaluation{Defined: len(found.Results) > 0}
+	if v.Result, err = json.Marshal(out, json.Deterministic(true)); err != nil {
+		return nil, fault.Wrap(fault.InvalidPolicy, err, "the result cannot be written as JSON")
+	}
+	if explain {
+		var steps bytes.Buffer
+		topdown.PrettyTraceWithLocation(&steps, found.Trace)
+		v.Steps = steps.String()
+	}
+	return v, nil
+}
