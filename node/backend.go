@@ -23,6 +23,7 @@ const (
 	methodSubmit   = "submit"          // an intent, for the leader
 	methodReached  = "state.reached"   // whether the node has a revision
 	methodPrepared = "policy.prepared" // whether the node has compiled a policy revision
+	methodImpact   = "policy.impact"   // how the shadow has differed on the node
 )
 
 // backend is the node as the edges see it.

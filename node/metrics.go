@@ -66,6 +66,7 @@ func (m *metrics) watch(n *Node) {
 		return 0
 	})
 	m.reg.MustRegister(n.machine.Collectors()...)
+	m.reg.MustRegister(n.shadow.Collectors()...)
 }
 
 // observe counts one answer.

@@ -31,6 +31,7 @@ import (
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/decision"
 	"github.com/muster-registry/muster/policy/rego"
+	"github.com/muster-registry/muster/policy/shadow"
 	"github.com/muster-registry/muster/registry/definition"
 )
 
@@ -46,6 +47,7 @@ type Node struct {
 	machine *fsm.Machine
 	cluster *cluster.Cluster
 	engine  *rego.Engine
+	shadow  *shadow.Shadow
 	decider policy.Decider // the engine, and those who watch it: all decisions are made through it
 	gate    *admit.Gate
 	leases  *lease.Keeper
@@ -112,7 +114,8 @@ func (n *Node) clusterConfig(certs *certificates, reg prometheus.Registerer) clu
 
 // wire connects the rooms; nothing runs yet.
 func (n *Node) wire() {
-	n.decider = decision.Observed(n.engine)
+	n.shadow = shadow.New(shadow.Options{Engine: n.engine, Logger: n.logger})
+	n.decider = decision.Observed(n.engine, n.shadow)
 	n.gate = admit.New(n.admission, log{n}, n.decider, n.engine, again)
 	n.leases = lease.New(log{n}, n.logger)
 	n.beats = lease.NewBatch(n.cluster.Call)
@@ -121,6 +124,7 @@ func (n *Node) wire() {
 	n.cluster.Handle(lease.Method, true, func(ctx context.Context, _ string, p []byte) ([]byte, error) { return n.leases.Serve(ctx, p) })
 	n.cluster.Handle(methodReached, false, n.serveReached)
 	n.cluster.Handle(methodPrepared, false, n.servePrepared)
+	n.cluster.Handle(methodImpact, false, n.serveImpact)
 	n.cluster.OnLeadership(n.lead)
 
 	n.machine.OnApply(n.applied)
@@ -140,6 +144,7 @@ func (n *Node) applied(v *fsm.View, ev fsm.Events) {
 		n.leases.Changed(keys, v.Registry)
 	}
 	if ev.Policies {
+		n.shadow.Follow(v.Policy)
 		select {
 		case <-n.policies: // an older view that was not looked at yet
 		default:
@@ -165,6 +170,8 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 			n.logger.Error("the active policy does not compile on this node: every call will be denied", "policy_revision", a.Number, "error", err)
 		}
 	}
+	n.shadow.Follow(n.machine.View().Policy)
+	go n.shadow.Run(running)
 	go n.beats.Run(running)
 	go func() {
 		for {
@@ -256,6 +263,7 @@ func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server,
 		Logger: n.logger, Version: n.version, MaxBody: int64(lim.Body), MaxDefinition: int64(lim.Definition),
 		MaxDepth: lim.JSONDepth, MaxInFlight: int64(lim.InFlight), MaxStaleness: n.cfg.Isolation.MaxStaleness,
 		ParseBundle: func(b []byte) (*policy.Content, error) { return rego.ParseBundle(b, int64(lim.Definition)) },
+		Diff:        n.engine.Diff,
 		Observe:     n.metrics.observe,
 	})
 	if err != nil {

@@ -20,6 +20,22 @@ const everywhere = 5 * time.Second
 
 // StagePolicy implements rest.Backend.
 func (b backend) StagePolicy(ctx context.Context, in *command.Intent, content *policy.Content, origin policy.Origin, activate bool) (*policy.Revision, error) {
+	if !activate {
+		return b.push(ctx, in, content, origin, nil)
+	}
+	return b.push(ctx, in, content, origin, b.ActivatePolicy)
+}
+
+// StageShadow implements rest.Backend.
+func (b backend) StageShadow(ctx context.Context, in *command.Intent, content *policy.Content, origin policy.Origin, share float64) (*policy.Revision, error) {
+	return b.push(ctx, in, content, origin, func(ctx context.Context, in *command.Intent, number uint64) (*policy.Revision, error) {
+		return b.ShadowPolicy(ctx, in, number, share)
+	})
+}
+
+// push stores a revision and, if wanted, does something with it then.
+func (b backend) push(ctx context.Context, in *command.Intent, content *policy.Content, origin policy.Origin,
+	then func(context.Context, *command.Intent, uint64) (*policy.Revision, error)) (*policy.Revision, error) {
 	staged := proto.CloneOf(in)
 	staged.Command = &command.Command{Op: &command.Command_PolicyStage{PolicyStage: &command.PolicyStage{Content: content.Encode(), Origin: origin.Encode()}}}
 	receipt, err := b.Submit(ctx, staged)
@@ -27,17 +43,17 @@ func (b backend) StagePolicy(ctx context.Context, in *command.Intent, content *p
 		return nil, err
 	}
 	rev, err := decodeRevision(receipt)
-	if err != nil || !activate {
+	if err != nil || then == nil {
 		return rev, err
 	}
 	if receipt.Repeated {
-		// What has been active since the first push may have been replaced on
-		// purpose: a repeat must not bring it back.
+		// What has been active, or the shadow, since the first push may have
+		// been replaced on purpose: a repeat must not bring it back.
 		if err := b.cluster.ReadIndex(ctx); err != nil {
 			return nil, err
 		}
 		now, ok := b.machine.View().Policy.Get(rev.Number)
-		if !ok || now.State != policy.Staged {
+		if !ok || now.ChangedAt != rev.ChangedAt {
 			if ok {
 				rev = now
 			}
@@ -47,7 +63,7 @@ func (b backend) StagePolicy(ctx context.Context, in *command.Intent, content *p
 	next := proto.CloneOf(in)
 	// The key belongs to the push.
 	next.IdempotencyKey = ""
-	return b.ActivatePolicy(ctx, next, rev.Number)
+	return then(ctx, next, rev.Number)
 }
 
 // ActivatePolicy implements rest.Backend. It waits until every node that
@@ -65,9 +81,30 @@ func (b backend) RollbackPolicy(ctx context.Context, in *command.Intent) (*polic
 	return b.switchPolicy(ctx, in, &command.PolicyActivate{Rollback: true})
 }
 
+// ShadowPolicy implements rest.Backend. Every node that answers has compiled the
+// revision before it is the shadow, and takes its share when this returns.
+func (b backend) ShadowPolicy(ctx context.Context, in *command.Intent, number uint64, share float64) (*policy.Revision, error) {
+	if err := b.everyNode(ctx, methodPrepared, number); err != nil {
+		return nil, err
+	}
+	op := &command.PolicyShadow{Revision: number, Share: share}
+	return b.change(ctx, in, &command.Command{Op: &command.Command_PolicyShadow{PolicyShadow: op}})
+}
+
+// StopShadow implements rest.Backend.
+func (b backend) StopShadow(ctx context.Context, in *command.Intent) (*policy.Revision, error) {
+	op := &command.PolicyShadow{Stop: true}
+	return b.change(ctx, in, &command.Command{Op: &command.Command_PolicyShadow{PolicyShadow: op}})
+}
+
 func (b backend) switchPolicy(ctx context.Context, in *command.Intent, op *command.PolicyActivate) (*policy.Revision, error) {
+	return b.change(ctx, in, &command.Command{Op: &command.Command_PolicyActivate{PolicyActivate: op}})
+}
+
+// change submits a change of the policies and waits until the nodes have it.
+func (b backend) change(ctx context.Context, in *command.Intent, c *command.Command) (*policy.Revision, error) {
 	next := proto.CloneOf(in)
-	next.Command = &command.Command{Op: &command.Command_PolicyActivate{PolicyActivate: op}}
+	next.Command = c
 	receipt, err := b.Submit(ctx, next)
 	if err != nil {
 		return nil, err
@@ -151,6 +188,9 @@ func (n *Node) preparePolicies(ctx context.Context, v *fsm.View) {
 	var want []*policy.Revision
 	if a := v.Policy.Active(); a != nil {
 		want = append(want, a)
+	}
+	if s := v.Policy.Shadow(); s != nil {
+		want = append(want, s)
 	}
 	if last := v.Policy.Last(); last != nil && last.State == policy.Staged {
 		want = append(want, last)

@@ -282,6 +282,30 @@ func (m *memory) StagePolicy(_ context.Context, _ *command.Intent, c *policy.Con
 	})
 }
 
+func (m *memory) StageShadow(ctx context.Context, in *command.Intent, c *policy.Content, origin policy.Origin, share float64) (*policy.Revision, error) {
+	rev, err := m.StagePolicy(ctx, in, c, origin, false)
+	if err != nil {
+		return nil, err
+	}
+	return m.ShadowPolicy(ctx, in, rev.Number, share)
+}
+
+func (m *memory) ShadowPolicy(_ context.Context, _ *command.Intent, n uint64, share float64) (*policy.Revision, error) {
+	return m.policies(func(x *policy.Txn, st policy.Stamp) (*policy.Revision, error) { return x.Shadow(st, n, share) })
+}
+
+func (m *memory) StopShadow(context.Context, *command.Intent) (*policy.Revision, error) {
+	return m.policies(func(x *policy.Txn, st policy.Stamp) (*policy.Revision, error) { return x.Unshadow(st) })
+}
+
+func (m *memory) ShadowReport(context.Context) (*policy.Impact, error) {
+	rev := m.State().Policy.Shadow()
+	if rev == nil {
+		return nil, nil
+	}
+	return &policy.Impact{Revision: rev.Number, Share: rev.Share, Differences: []policy.Difference{}, Nodes: []policy.NodeImpact{{Node: "n1"}}}, nil
+}
+
 func (m *memory) ActivatePolicy(_ context.Context, _ *command.Intent, n uint64) (*policy.Revision, error) {
 	return m.policies(func(x *policy.Txn, st policy.Stamp) (*policy.Revision, error) {
 		return x.Activate(st, n, x.Active(), false)

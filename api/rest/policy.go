@@ -18,8 +18,12 @@ func pushPolicy(c *call) error {
 	if err != nil {
 		return err
 	}
-	if q.Has("shadow") {
-		return fault.New(fault.BadRequest, "this version of muster cannot shadow a policy; push it without shadow")
+	shadow, err := shadowShare(q)
+	if err != nil {
+		return err
+	}
+	if activate && shadow > 0 {
+		return fault.New(fault.BadRequest, "a revision cannot be active and the shadow at once; leave out activate or shadow")
 	}
 	content, err := c.content()
 	if err != nil {
@@ -29,7 +33,12 @@ func pushPolicy(c *call) error {
 	if err != nil {
 		return err
 	}
-	rev, err := c.api.backend.StagePolicy(c.r.Context(), in, content, policy.Origin{}, activate)
+	var rev *policy.Revision
+	if shadow > 0 {
+		rev, err = c.api.backend.StageShadow(c.r.Context(), in, content, policy.Origin{}, shadow)
+	} else {
+		rev, err = c.api.backend.StagePolicy(c.r.Context(), in, content, policy.Origin{}, activate)
+	}
 	if err != nil {
 		return err
 	}

@@ -73,8 +73,17 @@ type Backend interface {
 	// StagePolicy checks, stores and, if wanted, activates a policy. Once it
 	// is active, every live, ready node decides by it.
 	StagePolicy(ctx context.Context, intent *command.Intent, content *policy.Content, origin policy.Origin, activate bool) (*policy.Revision, error)
+	// StageShadow checks and stores a policy and makes it the shadow.
+	StageShadow(ctx context.Context, intent *command.Intent, content *policy.Content, origin policy.Origin, share float64) (*policy.Revision, error)
 	ActivatePolicy(ctx context.Context, intent *command.Intent, number uint64) (*policy.Revision, error)
 	RollbackPolicy(ctx context.Context, intent *command.Intent) (*policy.Revision, error)
+	// ShadowPolicy has a revision evaluated beside the active one, for a share
+	// of the decisions; StopShadow ends that.
+	ShadowPolicy(ctx context.Context, intent *command.Intent, number uint64, share float64) (*policy.Revision, error)
+	StopShadow(ctx context.Context, intent *command.Intent) (*policy.Revision, error)
+	// ShadowReport tells how the shadow has differed on all nodes; nil when no
+	// revision is the shadow.
+	ShadowReport(ctx context.Context) (*policy.Impact, error)
 
 	ClusterStatus(ctx context.Context) (*ClusterStatus, error)
 	Members(ctx context.Context) ([]Member, error)
@@ -105,6 +114,8 @@ type Options struct {
 	Version string
 	// ParseBundle reads an OPA bundle; nil: bundles are not taken.
 	ParseBundle func(bundle []byte) (*policy.Content, error)
+	// Diff compares two contents; nil: policy.NewDiff, which cannot read rules.
+	Diff func(from, to *policy.Content) *policy.Diff
 	// Observe is told of every answer; operation is "" where no route matched.
 	Observe func(operation string, status int, elapsed time.Duration)
 }
@@ -133,6 +144,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Version == "" {
 		o.Version = "dev"
+	}
+	if o.Diff == nil {
+		o.Diff = policy.NewDiff
 	}
 	if o.Observe == nil {
 		o.Observe = func(string, int, time.Duration) {}

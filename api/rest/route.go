@@ -38,7 +38,7 @@ type Route struct {
 // Param is a query parameter.
 type Param struct {
 	Name, Description string
-	Type              string // string, integer, boolean
+	Type              string // string, integer, number, boolean
 	Repeats           bool
 }
 
@@ -66,7 +66,7 @@ var (
 func routes() []Route {
 	var all []Route
 	for _, part := range [][]Route{serviceRoutes(), versionRoutes(), instanceRoutes(), discoveryRoutes(),
-		policyRoutes(), settingRoutes(), tokenRoutes(), clusterRoutes(), openRoutes()} {
+		policyRoutes(), shadowRoutes(), settingRoutes(), tokenRoutes(), clusterRoutes(), openRoutes()} {
 		all = append(all, part...)
 	}
 	return all
@@ -145,7 +145,9 @@ func policyRoutes() []Route {
 	return []Route{
 		{Method: http.MethodPost, Path: base, ID: "pushPolicy", Summary: "Check and store a new policy revision",
 			Action: policy.Manage, Kind: "policy", Status: 201, Writes: true, Body: policy.Content{}, Answer: policy.Revision{},
-			Query:    []Param{{Name: "activate", Type: "boolean", Description: "and make it the active one"}},
+			Query: []Param{{Name: "activate", Type: "boolean", Description: "and make it the active one"},
+				{Name: "shadow", Type: "boolean", Description: "and evaluate it beside the active one, without effect"},
+				{Name: "share", Type: "number", Description: "of the decisions that the shadow sees, above 0 and at most 1 (default)"}},
 			Refusals: []fault.Code{fault.InvalidPolicy, fault.Conflict}, handle: pushPolicy},
 		{Method: http.MethodGet, Path: base, ID: "listPolicies", Summary: "List the policy revisions",
 			Action: policy.Read, Kind: "policy", Status: 200, Reads: true, Pages: true, Answer: policy.Revision{}, handle: listPolicies},

@@ -26,8 +26,9 @@ var allowed = map[string][]string{
 	"viewer": {"listAllServices", "listServices", "getService", "listVersions", "getVersion", "getDocument", "listInstances", "getInstance",
 		"discover", "listDiscovery", "authorize", "clusterStatus", "listMembers", "livez", "readyz", "openapi"},
 	"publisher": {"putService", "deleteService", "putVersion", "deleteVersion", "putInstance", "deleteInstance", "heartbeat", "putStatus"},
-	"admin":     {"pushPolicy", "listPolicies", "getPolicy", "activatePolicy", "rollbackPolicy"},
-	"operator":  {"createToken", "listTokens", "revokeToken", "transferLeader", "removeMember", "saveSnapshot", "restoreSnapshot"},
+	"admin": {"pushPolicy", "listPolicies", "getPolicy", "activatePolicy", "rollbackPolicy", "shadowPolicy",
+		"getShadow", "stopShadow", "shadowReport", "diffPolicies"},
+	"operator": {"createToken", "listTokens", "revokeToken", "transferLeader", "removeMember", "saveSnapshot", "restoreSnapshot"},
 }
 
 func TestEveryRouteAsksWhoAndWhether(t *testing.T) {
@@ -139,7 +140,6 @@ func TestPolicies(t *testing.T) {
 	}
 	refused(t, e.do(ask{caller: "admin", method: "POST", path: base, body: "x", header: header("Content-Type", "application/gzip")}), 422, fault.InvalidPolicy)
 	refused(t, e.do(ask{caller: "admin", method: "POST", path: base, body: `{"modules":{}}`}), 400, fault.InvalidField)
-	refused(t, e.do(ask{caller: "admin", method: "POST", path: base + "?shadow=true", body: `{"modules":{"a.rego":"package a"}}`}), 400, fault.BadRequest)
 	e.call("admin", "POST", base+"/1/activate", "", 200)
 	if w = e.call("admin", "POST", "/v1/policy/rollback", "", 200); !strings.Contains(w.Body.String(), `"revision":2`) {
 		t.Errorf("rolled back to %s", w.Body)
@@ -157,6 +157,60 @@ func TestPolicies(t *testing.T) {
 	}
 	without := newEdge(t, rest.Options{})
 	refused(t, without.do(ask{caller: "admin", method: "POST", path: base, body: "x", header: header("Content-Type", "application/gzip")}), 415, fault.UnsupportedMediaType)
+}
+
+func TestShadowAndDiff(t *testing.T) {
+	e := newEdge(t, rest.Options{})
+	const base = "/v1/policy/revisions"
+	push := func(query, module string) string {
+		t.Helper()
+		w := e.call("admin", "POST", base+query, `{"modules":{"a.rego":"package a\n\nx := `+module+`"},"data":{"n":`+module+`}}`, 201)
+		complete(t, w)
+		return w.Body.String()
+	}
+	push("?activate=true", "1")
+	for _, path := range []string{"/v1/policy/shadow", "/v1/policy/shadow/report", base + "/9/diff?to=1", base + "/1/diff?to=9"} {
+		refused(t, e.do(ask{caller: "admin", method: "GET", path: path}), 404, fault.NotFound)
+	}
+	refused(t, e.do(ask{caller: "admin", method: "DELETE", path: "/v1/policy/shadow"}), 404, fault.NotFound)
+	if s := push("?shadow=true&share=0.25", "2"); !strings.Contains(s, `"state":"shadow"`) || !strings.Contains(s, `"share":0.25`) {
+		t.Errorf("pushed as the shadow: %s", s)
+	}
+	if s := push("?shadow=true", "3"); !strings.Contains(s, `"share":1,`) {
+		t.Errorf("pushed as the shadow: %s", s)
+	}
+	if w := e.call("admin", "POST", base+"/2/shadow", `{"share":0.5}`, 200); !strings.Contains(w.Body.String(), `"share":0.5`) || strings.Contains(w.Body.String(), "package") {
+		t.Errorf("%s", w.Body)
+	}
+	e.call("admin", "POST", base+"/2/shadow", "", 200)
+	if w := e.call("admin", "GET", "/v1/policy/shadow", "", 200); !strings.Contains(w.Body.String(), `"revision":2,`) || w.Header().Get("ETag") == "" {
+		t.Errorf("%s", w.Body)
+	}
+	if w := e.call("admin", "GET", "/v1/policy/shadow/report", "", 200); !strings.HasPrefix(w.Body.String(), `{"revision":2,"active":0,"share":1,"evaluated":0,"dropped":0,"differences":[],"nodes":[{"node":"n1"`) {
+		t.Errorf("%s", w.Body)
+	}
+	for _, body := range []string{`{"share":0}`, `{"share":1.01}`, `{"share":-1}`, `{"share":"1"}`, `{"part":1}`} {
+		refused(t, e.do(ask{caller: "admin", method: "POST", path: base + "/2/shadow", body: body}), 400, fault.InvalidField)
+	}
+	refused(t, e.do(ask{caller: "admin", method: "POST", path: base + "/1/shadow"}), 409, fault.Conflict) // it is active
+	refused(t, e.do(ask{caller: "admin", method: "POST", path: base + "/9/shadow"}), 404, fault.NotFound)
+	for _, query := range []string{"?shadow=maybe", "?shadow=true&activate=true", "?share=0.5", "?shadow=true&share=x"} {
+		refused(t, e.do(ask{caller: "admin", method: "POST", path: base + query, body: `{"modules":{"a.rego":"package a"}}`}), 400, fault.BadRequest)
+	}
+	if w := e.call("admin", "DELETE", "/v1/policy/shadow", "", 200); !strings.Contains(w.Body.String(), `"state":"staged"`) {
+		t.Errorf("%s", w.Body)
+	}
+
+	want := `{"from":2,"to":1,"same":false,"modules":[{"name":"a.rego","change":"changed"}],"rules":[],"tests":[],"data":[{"pointer":"/n","change":"changed","before":2,"after":1}],"entry_points":[]}`
+	for _, path := range []string{"/2/diff?to=1", "/2/diff"} { // 1 is active
+		if w := e.call("admin", "GET", base+path, "", 200); w.Body.String() != want {
+			t.Errorf("%s", w.Body)
+		}
+	}
+	if w := e.call("admin", "GET", base+"/1/diff?to=1", "", 200); !strings.Contains(w.Body.String(), `"same":true`) {
+		t.Errorf("%s", w.Body)
+	}
+	refused(t, e.do(ask{caller: "admin", method: "GET", path: base + "/1/diff?to=x"}), 400, fault.BadRequest)
 }
 
 func TestClusterCalls(t *testing.T) {

@@ -22,12 +22,14 @@ import (
 
 func (a *app) policy() *cobra.Command {
 	return group("policy", "Check, push, activate and take back policies",
-		a.policyCheck(), a.policyTest(), a.policyPush(), a.policyList(), a.policyGet(), a.policyActivate(), a.policyRollback(), a.policyEval())
+		a.policyCheck(), a.policyTest(), a.policyPush(), a.policyList(), a.policyGet(), a.policyActivate(),
+		a.policyShadow(), a.policyDiff(), a.policyRollback(), a.policyEval())
 }
 
 func (a *app) policyPush() *cobra.Command {
-	var activate bool
+	var activate, shadow bool
 	var note string
+	var share float64
 	c := &cobra.Command{
 		Use: "push FILE|DIR…", Short: "Store a new policy revision from Rego files and data.json or data.yaml", Args: cobra.MinimumNArgs(1),
 		RunE: a.do(func(cmd *cobra.Command, args []string) error {
@@ -39,11 +41,16 @@ func (a *app) policyPush() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rec, err := c.Push(cmd.Context(), body, activate)
-			return a.showPolicy(rec, err)
+			if shadow {
+				return a.showPolicy(c.PushShadow(cmd.Context(), body, share))
+			}
+			return a.showPolicy(c.Push(cmd.Context(), body, activate))
 		}),
 	}
 	c.Flags().BoolVar(&activate, "activate", false, "make it the active one at once")
+	c.Flags().BoolVar(&shadow, "shadow", false, "evaluate it beside the active one, without effect")
+	c.Flags().Float64Var(&share, "share", 1, "of the decisions that the shadow sees, above 0 and at most 1")
+	c.MarkFlagsMutuallyExclusive("activate", "shadow")
 	c.Flags().StringVar(&note, "note", "", "what the revision is for")
 	a.outputFlag(c)
 	return c

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/aymanbagabas/go-udiff"
+	"github.com/go-json-experiment/json"
+	"github.com/spf13/cobra"
+
+	"github.com/muster-registry/muster/client"
+	"github.com/muster-registry/muster/policy"
+)
+
+func (a *app) policyDiff() *cobra.Command {
+	c := &cobra.Command{
+		Use: "diff REVISION [REVISION]", Short: "Tell how policy revisions differ, by rule", Args: cobra.RangeArgs(1, 2),
+		Long: "Tell how the first policy revision differs from the second, or from the active one: which rules, which data,\n" +
+			"which tests, and the text of the modules.\nExit code 0: they decide by the same; 1: they differ; above: it could not be told.",
+		RunE: a.do(func(cmd *cobra.Command, args []string) error {
+			err := a.diffPolicies(cmd.Context(), args)
+			if exitCode(err) == exitError {
+				if _, told := errors.AsType[silent](err); !told {
+					a.explain(err)
+					return silent(exitUsage) // 1 means that they differ
+				}
+			}
+			return err
+		}),
+	}
+	a.outputFlag(c)
+	return c
+}
+
+func (a *app) diffPolicies(ctx context.Context, args []string) error {
+	var numbers [2]uint64 // the second 0: the active one
+	for i, s := range args {
+		n, err := revisionNumber(s)
+		if err != nil {
+			return err
+		}
+		numbers[i] = n
+	}
+	c, err := a.dial()
+	if err != nil {
+		return err
+	}
+	v, err := c.DiffPolicies(ctx, numbers[0], numbers[1])
+	if err != nil {
+		return err
+	}
+	var d policy.Diff
+	if err := json.Unmarshal(v, &d); err != nil {
+		return fmt.Errorf("the answer cannot be read: %w", err)
+	}
+	if a.output == "json" || a.output == "yaml" {
+		err = a.raw(v)
+	} else {
+		err = a.showDiff(ctx, c, &d)
+	}
+	if err != nil || d.Same {
+		return err
+	}
+	return silent(exitError)
+}
+
+// showDiff prints what differs, and then the modules as unified text.
+func (a *app) showDiff(ctx context.Context, c *client.Client, d *policy.Diff) error {
+	if len(d.Modules) == 0 && d.Same {
+		if a.output != "name" {
+			fmt.Fprintf(a.out, "policy revisions %d and %d decide by the same\n", d.From, d.To)
+		}
+		return nil
+	}
+	err := a.show(nil, func() table {
+		t := table{}
+		row := func(what, name, change string) {
+			t.rows = append(t.rows, []string{change, what, name})
+			t.names = append(t.names, what+"/"+name)
+		}
+		for _, e := range d.EntryPoints {
+			row("entry point", e.For+": "+e.Before+" -> "+e.After, policy.Changed)
+		}
+		for _, r := range d.Rules {
+			row("rule", r.Package+"."+r.Rule, r.Change)
+		}
+		for _, r := range d.Tests {
+			row("test", r.Package+"."+r.Rule, r.Change)
+		}
+		for _, p := range d.Data {
+			row("data", p.Pointer, p.Change)
+		}
+		return t
+	})
+	if err != nil || a.output == "name" || len(d.Modules) == 0 {
+		return err
+	}
+	before, err := modules(ctx, c, d.From)
+	if err != nil {
+		return err
+	}
+	after, err := modules(ctx, c, d.To)
+	if err != nil {
+		return err
+	}
+	for _, m := range d.Modules {
+		title := [2]string{fmt.Sprintf("%d/%s", d.From, m.Name), fmt.Sprintf("%d/%s", d.To, m.Name)}
+		switch m.Change {
+		case policy.Added:
+			title[0] = "/dev/null"
+		case policy.Removed:
+			title[1] = "/dev/null"
+		}
+		fmt.Fprintln(a.out)
+		for line := range strings.Lines(udiff.Unified(title[0], title[1], before[m.Name], after[m.Name])) {
+			fmt.Fprintln(a.out, printableLine(strings.TrimSuffix(line, "\n")))
+		}
+	}
+	return nil
+}
+
+// printableLine keeps a module from controlling the terminal.
+func printableLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 && r != '\t' || r >= 0x7f && r < 0xa0 {
+			return '�'
+		}
+		return r
+	}, s)
+}
+
+func modules(ctx context.Context, c *client.Client, revision uint64) (map[string]string, error) {
+	v, err := c.Policy(ctx, revision)
+	if err != nil {
+		return nil, err
+	}
+	var p struct {
+		Modules map[string]string `json:"modules"`
+	}
+	if err := json.Unmarshal(v, &p); err != nil {
+		return nil, fmt.Errorf("policy revision %d cannot be read: %w", revision, err)
+	}
+	return p.Modules, nil
+}
