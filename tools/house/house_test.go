@@ -35,6 +35,7 @@ var rooms = map[string][]string{
 	"registry/definition": {"fault"},
 	"policy":              {"fault"},
 	"policy/rego":         {"policy", "fault"},
+	"policy/rego/library": {"policy", "registry/definition"},
 	"policy/decision":     {"policy", "fault"},
 	"policy/shadow":       {"policy", "fault"},
 	"policy/git":          {"policy", "egress", "fault"},
@@ -64,7 +65,7 @@ var homes = map[string][]string{
 	"github.com/hashicorp/raft":                {"cluster", "cluster/journal", "fsm"},
 	"github.com/hashicorp/raft-boltdb":         {"cluster"},
 	"github.com/hashicorp/memberlist":          {"cluster"},
-	"github.com/open-policy-agent/opa":         {"policy/rego"},
+	"github.com/open-policy-agent/opa":         {"policy/rego", "policy/rego/library"},
 	"github.com/go-git/go-git":                 {"policy/git"},
 	"go.etcd.io/bbolt":                         {"fsm", "cluster"}, // in cluster: the options of raft-boltdb
 	"github.com/spf13/cobra":                   {"cmd/muster"},

@@ -1,0 +1,281 @@
+package definition
+
+import (
+	"bytes"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Normal is a definition as rules judge it: flat lists of what it says about
+// servers, security, operations, parameters and schemas, the same for all
+// versions of OpenAPI, Swagger and AsyncAPI. Things about which the same facts
+// hold are one entry of a list, and its member places is the number of the
+// list of places where they stand, so that a definition of thousands of
+// operations comes to a few hundred entries.
+type Normal struct {
+	// JSON is the normal form; docs/definition-rules.md describes its members.
+	JSON []byte
+	// Entries is how many entries the lists have in all.
+	Entries int
+
+	tree   *tree
+	places [][]uint32 // nodes in the order of the document, by number
+}
+
+// Context is what a registry knows about a version beside its document.
+type Context struct {
+	Owner     string // of the service
+	Lifecycle string // of the version
+	// Published are the other versions of the service that are published.
+	Published []Published
+}
+
+// Published is another version of a service, and what it offers.
+type Published struct {
+	Version string
+	Routes  []Route
+}
+
+// Normalise gives the normal form of a document that [Parse] accepts; nil
+// without an error where the format has none, which is so for graphql, wsdl
+// and protobuf. A nil context means that the document stands alone. Errors are
+// those of Parse.
+func Normalise(format string, document []byte, c *Context) (*Normal, error) {
+	if format != "openapi" && format != "asyncapi" {
+		return nil, nil
+	}
+	if len(document) > maxSize {
+		return nil, tooLarge("it has %d bytes, and %d is the most; split it", len(document), maxSize)
+	}
+	t, err := readTree(document)
+	if err != nil {
+		return nil, err
+	}
+	w := &walk{tree: t}
+	dialect := w.dialect
+	if format == "asyncapi" {
+		dialect = w.asyncapiDialect
+	}
+	root, name, err := dialect()
+	if err != nil {
+		return nil, err
+	}
+	w.check(0, root)
+	if err := w.err(); err != nil {
+		return nil, err
+	}
+	z := &normaliser{walk: w, context: c, seen: make([]uint8, len(t.nodes)), claims: claims(c)}
+	if format == "asyncapi" {
+		z.asyncapi()
+	} else {
+		z.openapi()
+	}
+	z.schemas()
+	return z.finish(format, name)
+}
+
+// normaliser collects the facts of one document.
+type normaliser struct {
+	*walk
+	context *Context
+	claims  map[Route][]string // versions that offer the same already
+	places  [][]uint32
+	entries int
+
+	servers, operations, parameters, schemaFacts, callbacks, links, references, unread roll
+	schemes                                                                            map[string]*schemeFacts
+
+	seen    []uint8 // what is known of each node as a schema or a parameter
+	pending []visit // schemas still to look at
+}
+
+// roll is one list of the normal form: no facts stand in it twice.
+type roll struct {
+	numbers map[string]int // of places, by the facts as JSON
+	entries [][]byte
+}
+
+// add notes that the facts hold at the node n.
+func (z *normaliser) add(l *roll, facts any, n uint32) {
+	b, err := json.Marshal(facts, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
+	if err != nil {
+		return
+	}
+	at, ok := l.numbers[string(b)]
+	if !ok {
+		if l.numbers == nil {
+			l.numbers = map[string]int{}
+		}
+		at = z.place()
+		l.numbers[string(b)] = at
+		b = append(b[:len(b)-1], `,"places":`...)
+		l.entries = append(l.entries, append(strconv.AppendInt(b, int64(at), 10), '}'))
+		z.entries++
+	}
+	z.places[at] = append(z.places[at], n)
+}
+
+// place begins a list of places and gives its number.
+func (z *normaliser) place(nodes ...uint32) int {
+	z.places = append(z.places, nodes)
+	return len(z.places) - 1
+}
+
+func (l *roll) json() jsontext.Value {
+	return slices.Concat([]byte{'['}, bytes.Join(l.entries, []byte{','}), []byte{']'})
+}
+
+func (z *normaliser) finish(format, dialect string) (*Normal, error) {
+	type about struct {
+		Version string `json:"version"`
+		Places  int    `json:"places"`
+	}
+	type registry struct {
+		Owner     string `json:"owner"`
+		Lifecycle string `json:"lifecycle"`
+		Places    int    `json:"places"`
+	}
+	form := struct {
+		Kind       string                  `json:"kind"`
+		Dialect    string                  `json:"dialect"`
+		Info       about                   `json:"info"`
+		Registry   *registry               `json:"registry"`
+		Schemes    map[string]*schemeFacts `json:"schemes"`
+		Servers    jsontext.Value          `json:"servers"`
+		Operations jsontext.Value          `json:"operations"`
+		Parameters jsontext.Value          `json:"parameters"`
+		Schemas    jsontext.Value          `json:"schemas"`
+		Callbacks  jsontext.Value          `json:"callbacks"`
+		Links      jsontext.Value          `json:"links"`
+		References jsontext.Value          `json:"references"`
+		Unread     jsontext.Value          `json:"unread"`
+	}{
+		Kind: format, Dialect: dialect, Schemes: z.schemes,
+		Servers: z.servers.json(), Operations: z.operations.json(), Parameters: z.parameters.json(), Schemas: z.schemaFacts.json(),
+		Callbacks: z.callbacks.json(), Links: z.links.json(), References: z.references.json(), Unread: z.unread.json(),
+	}
+	info, _ := z.tree.member(0, "info")
+	form.Info = about{clip(z.label(info, "version")), z.place(info)}
+	if z.context != nil {
+		form.Registry = &registry{clip(z.context.Owner), z.context.Lifecycle, z.place(0)}
+	}
+	b, err := json.Marshal(form, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
+	if err != nil {
+		return nil, invalid("", "cannot be brought into normal form: %s", clip(err.Error()))
+	}
+	for i := range z.places {
+		slices.Sort(z.places[i])
+		z.places[i] = slices.Compact(z.places[i])
+	}
+	return &Normal{JSON: b, Entries: z.entries + len(z.schemes), tree: z.tree, places: z.places}, nil
+}
+
+// claims lists, by route, which of the published versions offer it.
+func claims(c *Context) map[Route][]string {
+	if c == nil || c.Lifecycle != "published" || len(c.Published) == 0 {
+		return nil
+	}
+	out := map[Route][]string{}
+	for _, v := range c.Published {
+		for _, r := range v.Routes {
+			r = r.anonymous()
+			if l := out[r]; len(l) == 0 || l[len(l)-1] != v.Version {
+				out[r] = append(l, v.Version)
+			}
+		}
+	}
+	return out
+}
+
+// anonymous leaves out the names that an author gave to a route's parameters,
+// and the one of the operation.
+func (r Route) anonymous() Route {
+	var b strings.Builder
+	inside := false
+	for _, c := range r.Path {
+		switch {
+		case c == '{':
+			inside = true
+			b.WriteRune(c)
+		case c == '}':
+			inside = false
+			b.WriteRune(c)
+		case !inside:
+			b.WriteRune(c)
+		}
+	}
+	return Route{Method: r.Method, Path: b.String()}
+}
+
+// words takes a name apart: callbackURL, callback_url and callback-url are
+// callback and url.
+func words(name string) []string {
+	out := []string{}
+	runes := []rune(clip(name))
+	from := 0
+	cut := func(to int) {
+		if to > from {
+			out = append(out, strings.ToLower(string(runes[from:to])))
+		}
+	}
+	for i, r := range runes {
+		switch {
+		case !unicode.IsLetter(r) && !unicode.IsDigit(r):
+			cut(i)
+			from = i + 1
+		case i > from && unicode.IsUpper(r) && (unicode.IsLower(runes[i-1]) || unicode.IsDigit(runes[i-1]) || i+1 < len(runes) && unicode.IsLower(runes[i+1])):
+			cut(i)
+			from = i
+		}
+	}
+	cut(len(runes))
+	return out
+}
+
+// texts gives the strings of an array.
+func (z *normaliser) texts(n uint32) []string {
+	out := []string{}
+	z.tree.children(n, func(c uint32) bool {
+		if k := z.tree.nodes[c].kind; k == '"' || k == '0' {
+			out = append(out, clip(z.tree.text(c)))
+		}
+		return true
+	})
+	return out
+}
+
+// extensions lists the names of the members that begin with x- and are not
+// null or false.
+func (z *normaliser) extensions(n uint32) []string {
+	out := []string{}
+	z.tree.children(n, func(c uint32) bool {
+		if name := z.tree.key(c); strings.HasPrefix(name, "x-") && strings.IndexByte("nf", z.tree.nodes[c].kind) < 0 {
+			out = append(out, clip(name))
+		}
+		return true
+	})
+	slices.Sort(out)
+	return out
+}
+
+// each calls fn for the members of the object in a member of n.
+func (z *normaliser) each(n uint32, name string, fn func(c uint32)) {
+	if v, ok := z.tree.member(n, name); ok {
+		z.tree.children(v, func(c uint32) bool { fn(c); return true })
+	}
+}
+
+func (z *normaliser) is(n uint32, name, value string) bool {
+	v, ok := z.tree.member(n, name)
+	return ok && z.tree.text(v) == value
+}
+
+func (z *normaliser) has(n uint32, name string) bool {
+	_, ok := z.tree.member(n, name)
+	return ok
+}

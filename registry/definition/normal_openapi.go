@@ -1,0 +1,394 @@
+package definition
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// serverFacts are what a definition says of one server. Protocols and host are
+// those of its URL, with the values that its variables may take.
+type serverFacts struct {
+	Name        string          `json:"name"`
+	URL         string          `json:"url"`
+	Protocols   []string        `json:"protocols"`
+	Host        string          `json:"host"`
+	Credentials bool            `json:"credentials"` // in the URL
+	Description string          `json:"description"`
+	Extensions  []string        `json:"extensions"` // x-…, where they are not null or false
+	Access      bool            `json:"access"`     // it has x-internal, true or false
+	Security    [][]requirement `json:"security"`
+	Secured     bool            `json:"secured"`
+}
+
+// requirement is a security scheme that a caller must satisfy.
+type requirement struct {
+	Scheme string   `json:"scheme"`
+	Scopes []string `json:"scopes"`
+}
+
+// schemeFacts are what a definition says of one security scheme. All versions
+// of OpenAPI speak of it as version 3 does.
+type schemeFacts struct {
+	Type         string `json:"type"`
+	Scheme       string `json:"scheme"` // of type http, in lower case
+	In           string `json:"in"`
+	Parameter    string `json:"parameter"`
+	BearerFormat string `json:"bearer_format"`
+	Description  string `json:"description"`
+	Flows        []flow `json:"flows"`
+	Used         bool   `json:"used"`
+	Places       int    `json:"places"`
+}
+
+type flow struct {
+	Name    string   `json:"name"` // implicit, password, clientCredentials, authorizationCode
+	Refresh bool     `json:"refresh"`
+	URLs    []string `json:"urls"`
+	Scopes  []string `json:"scopes"` // that are declared
+}
+
+// operationFacts are what a definition says of one operation.
+type operationFacts struct {
+	Method     string              `json:"method"`
+	Admin      bool                `json:"admin"`    // a segment of its path says admin
+	Security   [][]requirement     `json:"security"` // alternatives; what holds for it in the end
+	Secured    bool                `json:"secured"`  // there is an alternative, and none is empty
+	Opened     bool                `json:"opened"`   // it has security of its own that asks nothing
+	Answers    map[string][]string `json:"answers"`  // names of headers, in lower case, by status
+	Headers    []string            `json:"headers"`  // of requests, in lower case
+	Tags       []string            `json:"tags"`
+	Extensions []string            `json:"extensions"`
+	Claimed    []string            `json:"claimed"` // by these other published versions
+}
+
+type parameterFacts struct {
+	Name   string   `json:"name"`
+	Words  []string `json:"words"` // of the name, in lower case
+	In     string   `json:"in"`
+	Types  []string `json:"types"`
+	Format string   `json:"format"`
+}
+
+func (z *normaliser) openapi() {
+	t := z.tree
+	z.securitySchemes()
+	z.hosts(0)
+	common := [][]requirement{}
+	if v, ok := t.member(0, "security"); ok {
+		common = z.security(v)
+	}
+	base := strings.TrimSuffix(z.label(0, "basePath"), "/")
+	z.each(0, "paths", func(c uint32) {
+		if path := t.key(c); strings.HasPrefix(path, "/") {
+			z.pathItem(c, base+path, common)
+			if item := z.follow(c); item != c {
+				z.pathItem(item, base+path, common)
+			}
+		}
+	})
+	z.each(0, "webhooks", func(c uint32) { z.incoming(z.follow(c)) })
+	z.components()
+	z.used(common)
+}
+
+// components marks what is defined for use by others, used or not.
+func (z *normaliser) components() {
+	holder := uint32(0)
+	if c, ok := z.tree.member(0, "components"); ok {
+		holder = c
+	}
+	z.each(holder, "parameters", func(c uint32) { z.parameter(c) })
+	z.each(holder, "requestBodies", func(c uint32) { z.content(z.follow(c), asRequest) })
+	z.each(holder, "responses", func(c uint32) { z.answer(c, asAnswer) })
+	z.each(holder, "headers", func(c uint32) { z.content(z.follow(c), asAnswer) })
+	z.each(holder, "callbacks", func(c uint32) { z.callback(c) })
+	z.each(holder, "pathItems", func(c uint32) { z.incoming(z.follow(c)) })
+	z.each(holder, "links", func(c uint32) { z.link(c) })
+	for _, name := range []string{"schemas", "definitions"} {
+		z.each(holder, name, func(c uint32) { z.schema(c, 0) })
+	}
+	z.each(holder, "examples", func(c uint32) {
+		if v, ok := z.tree.member(c, "externalValue"); ok {
+			z.outside(v, z.tree.text(v))
+		}
+	})
+}
+
+// pathItem lists the operations of a path.
+func (z *normaliser) pathItem(item uint32, path string, common [][]requirement) {
+	t := z.tree
+	z.hosts(item)
+	headers := z.parameterHeaders(item)
+	for _, verb := range verbs {
+		op, ok := t.member(item, verb)
+		if !ok || t.nodes[op].kind != '{' || z.seen[op]&asEntry != 0 {
+			continue
+		}
+		z.seen[op] |= asEntry
+		z.hosts(op)
+		f := operationFacts{Method: strings.ToUpper(verb), Admin: admin(path), Tags: []string{}, Extensions: z.extensions(op), Claimed: []string{}}
+		f.Headers = slices.Concat(headers, z.parameterHeaders(op))
+		slices.Sort(f.Headers)
+		f.Headers = slices.Compact(f.Headers)
+		own, hasOwn := t.member(op, "security")
+		if f.Security = common; hasOwn {
+			f.Security = z.security(own)
+			z.used(f.Security)
+		}
+		f.Secured = secured(f.Security)
+		f.Opened = hasOwn && !f.Secured
+		if tags, ok := t.member(op, "tags"); ok {
+			f.Tags = z.texts(tags)
+		}
+		f.Answers = z.answers(op, asAnswer)
+		if body, ok := t.member(op, "requestBody"); ok {
+			z.content(z.follow(body), asRequest)
+		}
+		z.each(op, "callbacks", func(c uint32) { z.callback(c) })
+		if l := z.claims[Route{Method: f.Method, Path: path}.anonymous()]; l != nil {
+			f.Claimed = l
+		}
+		z.add(&z.operations, f, op)
+	}
+}
+
+// admin says whether a path is one for administrators.
+func admin(path string) bool {
+	for segment := range strings.SplitSeq(path, "/") {
+		if strings.HasPrefix(segment, "{") || !strings.Contains(strings.ToLower(segment), "admin") {
+			continue
+		}
+		for _, w := range words(segment) {
+			switch w {
+			case "admin", "admins", "administration", "administrator", "administrators":
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func secured(alternatives [][]requirement) bool {
+	return len(alternatives) > 0 && !slices.ContainsFunc(alternatives, func(a []requirement) bool { return len(a) == 0 })
+}
+
+// security gives the alternatives of a security member.
+func (z *normaliser) security(n uint32) [][]requirement {
+	out := [][]requirement{}
+	z.tree.children(n, func(alternative uint32) bool {
+		all := []requirement{}
+		z.tree.children(alternative, func(c uint32) bool {
+			all = append(all, requirement{clip(z.tree.key(c)), z.texts(c)})
+			return true
+		})
+		out = append(out, all)
+		return true
+	})
+	return out
+}
+
+// parameterHeaders looks at the parameters of an operation or a path and gives the
+// names of those that are headers.
+func (z *normaliser) parameterHeaders(holder uint32) (headers []string) {
+	z.each(holder, "parameters", func(c uint32) {
+		if f := z.parameter(c); f != nil && f.In == "header" {
+			headers = append(headers, strings.ToLower(f.Name))
+		}
+	})
+	return headers
+}
+
+// parameter lists a parameter once, where it is defined.
+func (z *normaliser) parameter(c uint32) *parameterFacts {
+	t := z.tree
+	p := z.follow(c)
+	if t.nodes[p].kind != '{' {
+		return nil
+	}
+	f := &parameterFacts{Name: clip(z.label(p, "name")), In: z.label(p, "in")}
+	if z.seen[p]&asDeclared != 0 {
+		return f
+	}
+	z.seen[p] |= asDeclared
+	typed := p
+	if s, ok := t.member(p, "schema"); ok {
+		typed = z.follow(s)
+		z.schema(s, asRequest)
+	} else if z.has(p, "type") {
+		z.schema(p, asRequest)
+	}
+	z.content(p, asRequest)
+	f.Words, f.Types, f.Format = words(f.Name), z.types(typed), clip(z.label(typed, "format"))
+	if f.In != "body" {
+		full := *f
+		z.add(&z.parameters, &full, p)
+	}
+	return f
+}
+
+// content marks the schemas of a body, an answer, a header or a parameter.
+func (z *normaliser) content(n uint32, as uint8) {
+	if s, ok := z.tree.member(n, "schema"); ok {
+		z.schema(s, as)
+	}
+	z.each(n, "content", func(media uint32) {
+		if s, ok := z.tree.member(media, "schema"); ok {
+			z.schema(s, as)
+		}
+	})
+}
+
+// answers gives the headers of an operation's answers by status, and marks
+// their schemas.
+func (z *normaliser) answers(op uint32, as uint8) map[string][]string {
+	out := map[string][]string{}
+	z.each(op, "responses", func(c uint32) {
+		if status := strings.ToUpper(z.tree.key(c)); !strings.HasPrefix(status, "X-") {
+			out[clip(status)] = z.answer(c, as)
+		}
+	})
+	return out
+}
+
+func (z *normaliser) answer(c uint32, as uint8) []string {
+	r := z.follow(c)
+	z.content(r, as)
+	headers := []string{}
+	z.each(r, "headers", func(h uint32) {
+		headers = append(headers, strings.ToLower(clip(z.tree.key(h))))
+		z.content(z.follow(h), as)
+	})
+	z.each(r, "links", func(l uint32) { z.link(l) })
+	slices.Sort(headers)
+	return slices.Compact(headers)
+}
+
+// callback looks at calls that the API makes.
+func (z *normaliser) callback(c uint32) {
+	callback := z.follow(c)
+	if z.seen[callback]&asEntry != 0 {
+		return
+	}
+	z.seen[callback] |= asEntry
+	z.tree.children(callback, func(item uint32) bool {
+		if to := z.tree.key(item); !strings.HasPrefix(to, "x-") {
+			z.add(&z.callbacks, struct {
+				URL string `json:"url"`
+			}{clip(to)}, item)
+			z.incoming(z.follow(item))
+		}
+		return true
+	})
+}
+
+// incoming marks the schemas of calls that go the other way: what is asked
+// goes out, what is answered comes in.
+func (z *normaliser) incoming(item uint32) {
+	if z.tree.nodes[item].kind != '{' {
+		return
+	}
+	for _, verb := range verbs {
+		op, ok := z.tree.member(item, verb)
+		if !ok || z.seen[op]&asEntry != 0 {
+			continue
+		}
+		z.seen[op] |= asEntry
+		if body, ok := z.tree.member(op, "requestBody"); ok {
+			z.content(z.follow(body), asAnswer)
+		}
+		z.answers(op, asRequest)
+		if v, ok := z.tree.member(op, "security"); ok {
+			z.used(z.security(v))
+		}
+	}
+}
+
+func (z *normaliser) link(c uint32) {
+	l := z.follow(c)
+	if z.seen[l]&asEntry != 0 {
+		return
+	}
+	z.seen[l] |= asEntry
+	if r, ok := z.tree.member(l, "operationRef"); ok && !strings.HasPrefix(z.tree.text(r), "#") {
+		z.outside(r, z.tree.text(r))
+	}
+	if s, ok := z.tree.member(l, "server"); ok {
+		z.add(&z.links, z.server(s), s)
+	}
+}
+
+// hosts lists the servers of the document, a path or an operation: of Swagger,
+// its host under each of its schemes.
+func (z *normaliser) hosts(holder uint32) {
+	if servers, ok := z.tree.member(holder, "servers"); ok {
+		z.tree.children(servers, func(s uint32) bool { z.add(&z.servers, z.server(s), s); return true })
+	}
+	if schemes, ok := z.tree.member(holder, "schemes"); ok {
+		host := z.label(0, "host")
+		z.tree.children(schemes, func(s uint32) bool {
+			protocol := strings.ToLower(clip(z.tree.text(s)))
+			z.add(&z.servers, z.serverAt(serverFacts{URL: protocol + "://" + host + z.label(0, "basePath")}), s)
+			return true
+		})
+	} else if host := z.label(0, "host"); holder == 0 && host != "" {
+		at, _ := z.tree.member(0, "host")
+		z.add(&z.servers, z.serverAt(serverFacts{URL: "//" + host}), at)
+	}
+}
+
+func (z *normaliser) server(s uint32) serverFacts {
+	f := serverFacts{URL: z.label(s, "url"), Description: clip(z.label(s, "description")), Extensions: z.extensions(s), Access: z.has(s, "x-internal")}
+	also := z.variables(s, &f.URL)
+	f = z.serverAt(f)
+	f.Protocols = slices.Compact(slices.Sorted(slices.Values(append(f.Protocols, also...))))
+	return f
+}
+
+// variables puts the defaults of a server's variables into its URL, and gives
+// the protocols that another choice would lead to.
+func (z *normaliser) variables(s uint32, to *string) (also []string) {
+	z.each(s, "variables", func(c uint32) {
+		name := "{" + z.tree.key(c) + "}"
+		v := z.follow(c)
+		if enum, ok := z.tree.member(v, "enum"); ok {
+			for _, choice := range z.texts(enum) {
+				if protocol, _, ok := strings.Cut(strings.Replace(*to, name, choice, 1), "://"); ok && strings.HasPrefix(*to, name) {
+					also = append(also, strings.ToLower(protocol))
+				}
+			}
+		}
+		*to = strings.ReplaceAll(*to, name, z.label(v, "default"))
+	})
+	return also
+}
+
+// serverAt takes the URL of a server apart.
+func (z *normaliser) serverAt(f serverFacts) serverFacts {
+	f.URL = clip(f.URL)
+	f.Protocols = []string{}
+	if f.Security == nil {
+		f.Security = [][]requirement{}
+	}
+	if f.Extensions == nil {
+		f.Extensions = []string{}
+	}
+	protocol, rest, ok := strings.Cut(f.URL, "://")
+	if ok {
+		f.Protocols = []string{strings.ToLower(protocol)}
+	} else if rest, ok = strings.CutPrefix(f.URL, "//"); !ok {
+		return f
+	}
+	authority, _, _ := strings.Cut(rest, "/")
+	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+		f.Credentials = true
+		authority = authority[at+1:]
+		f.URL = strings.Replace(f.URL, rest[:at], "…", 1)
+	}
+	if u, err := url.Parse("//" + authority); err == nil {
+		f.Host = strings.ToLower(u.Hostname())
+	} else {
+		f.Host = strings.ToLower(authority)
+	}
+	return f
+}
