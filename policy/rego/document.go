@@ -22,6 +22,8 @@ type Answer struct {
 	Result []byte // JSON; nil: undefined
 	Input  []byte // the part of the body that is the input; nil: there was none
 	Yes    bool   // true, an object whose allow is true, or any other document; not where undefined
+	Ruled  bool   // there are rules for the document
+	Name   string // the reference, as data.a.b
 }
 
 // place is a document below data that is asked for as OPA's data API does it.
@@ -31,6 +33,7 @@ type place struct {
 	query    ast.Body
 	compiler ast.QueryCompiler
 	pure     bool // the same input has the same answer
+	ruled    bool // there are rules for it
 	err      error
 }
 
@@ -94,7 +97,7 @@ func (e *Engine) Document(ctx context.Context, rev *policy.Revision, ask *Ask) (
 			return a, nil
 		}
 	}
-	input, raw, err := envelope.open(body)
+	input, raw, err := envelope.Open(body)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +109,7 @@ func (e *Engine) Document(ctx context.Context, rev *policy.Revision, ask *Ask) (
 		return nil, err
 	}
 	a := result.(*Answer)
-	a.Input = raw
+	a.Input, a.Ruled, a.Name = raw, doc.ruled, doc.name
 	if remember && len(a.Result) <= maxVerdict {
 		e.answers.seen.Set(key, a)
 	}
@@ -245,6 +248,7 @@ func (s *set) newPlace(ref ast.Ref, err error) *place {
 		return d
 	}
 	d.pure = !s.readsOf(d.ref).impure
+	d.ruled = len(s.compiler.GetRulesForVirtualDocument(d.ref)) > 0
 	return d
 }
 

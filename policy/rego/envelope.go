@@ -21,16 +21,21 @@ const (
 	Bare                    // the body is the input
 )
 
-// open finds the input in a body, as rules see it and as it was sent. Both are
+// Open finds the input in a body, as rules see it and as it was sent. Both are
 // nil where there is none: an empty body, or an input that is absent or null
-// within its envelope. The error is bad_request.
-func (v Envelope) open(body []byte) (ast.Value, []byte, error) {
-	if len(bytes.TrimSpace(body)) == 0 {
-		return nil, nil, nil
+// within its envelope. A bare body that is empty is null, as OPA has it. The
+// error is bad_request.
+func (v Envelope) Open(body []byte) (ast.Value, []byte, error) {
+	empty := len(bytes.TrimSpace(body)) == 0
+	if v == Bare && empty {
+		body = []byte("null")
 	}
 	if v == Bare {
 		input, err := InputJSON(body)
 		return input, body, err
+	}
+	if empty {
+		return nil, nil, nil
 	}
 	d := decoders.Get().(*jsontext.Decoder)
 	defer decoders.Put(d)

@@ -1,0 +1,243 @@
+package opa
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/muster-registry/muster/command"
+	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/identity"
+	"github.com/muster-registry/muster/policy"
+)
+
+// call is one request on its way through this edge. It is the response writer
+// of its own handler.
+type call struct {
+	api    *API
+	w      http.ResponseWriter
+	r      *http.Request
+	route  *route // nil until matched
+	began  time.Time
+	status int // 0 until the answer has begun
+
+	state State
+	age   time.Duration // of the state, when the call began
+	who   *identity.Principal
+
+	headers [4]string // backing of the header values
+}
+
+// answer serves one request.
+func (a *API) answer(w http.ResponseWriter, r *http.Request) {
+	c := &call{api: a, w: w, r: r, began: time.Now()}
+	// The age first: a state can only be younger than an age asked for before.
+	c.age = a.backend.Staleness()
+	c.state = a.backend.Policies()
+	defer c.end()
+	// A browser may hold a client certificate, and any page can make it send.
+	if err := a.origins.Check(r); err != nil {
+		c.fail(fault.Wrap(fault.Forbidden, err, "a page of another origin may not ask here"))
+		return
+	}
+	defer a.inFlight.Add(-1)
+	if a.inFlight.Add(1) > a.opt.MaxInFlight && r.URL.Path != "/health" {
+		c.fail(fault.New(fault.RateLimited, "this node has more than %d requests in flight; try again, or another node", a.opt.MaxInFlight))
+		return
+	}
+	if r.Method == http.MethodPost && simple(r) {
+		c.serve(a.hot)
+		return
+	}
+	if r.URL.Path != "/health" {
+		// Who is not known does not get to learn which paths there are.
+		if err := c.authenticate(); err != nil {
+			c.fail(err)
+			return
+		}
+	}
+	a.mux.ServeHTTP(c, r)
+}
+
+const dataPrefix = "/v1/data/"
+
+// simple reports whether the path is one of the data API that every router
+// reads alike, so that the mux has nothing to find out.
+func simple(r *http.Request) bool {
+	path, ok := strings.CutPrefix(r.URL.Path, dataPrefix)
+	if !ok || r.URL.RawPath != "" {
+		return false
+	}
+	before := byte('/')
+	for i := range len(path) {
+		b := path[i]
+		switch {
+		case b >= 'a' && b <= 'z', b >= 'A' && b <= 'Z', b >= '0' && b <= '9', b == '_', b == '/' && before != '/':
+		default:
+			return false
+		}
+		before = b
+	}
+	return before != '/'
+}
+
+// end turns a panic into an error and reports the answer.
+func (c *call) end() {
+	v := recover()
+	defer func() {
+		handler := "catchall"
+		if c.route != nil {
+			handler = c.route.handler
+		}
+		c.api.opt.Observe(handler, c.r.Method, c.status, time.Since(c.began))
+	}()
+	switch {
+	case v == nil:
+		return
+	case v == http.ErrAbortHandler: //nolint:errorlint // a sentinel panic value
+		panic(v)
+	}
+	c.api.opt.Logger.Error("panic in a handler", "method", c.r.Method, "path", c.r.URL.Path, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	c.fail(fault.New(fault.Internal, "the node failed to handle the request; its log says why"))
+}
+
+// serve does what stands before every handler: readiness, identity, role.
+func (c *call) serve(r *route) {
+	c.route = r
+	if err := c.admit(); err != nil {
+		c.fail(err)
+		return
+	}
+	if err := r.handle(c); err != nil {
+		c.fail(err)
+	}
+}
+
+func (c *call) admit() error {
+	if c.route.open {
+		return nil
+	}
+	if err := c.api.backend.Ready(); err != nil {
+		return err
+	}
+	if err := c.authenticate(); err != nil {
+		return err
+	}
+	if err := policy.Permit(c.role(), c.route.action, c.route.kind, ""); err != nil {
+		return err
+	}
+	if most := c.api.opt.MaxStaleness; most >= 0 && c.age > most {
+		return fault.New(fault.TooStale, "this node has not heard from its leader for longer than %v, so it may not know the policy that is active; ask another node", most)
+	}
+	return nil
+}
+
+func (c *call) authenticate() error {
+	if c.who != nil {
+		return nil
+	}
+	header := ""
+	if values := c.r.Header["Authorization"]; len(values) > 0 {
+		if header = values[0]; len(values) > 1 || header == "" {
+			return fault.New(fault.Unauthenticated, "send one Authorization header: Bearer TOKEN")
+		}
+	}
+	who, err := c.api.auth.Authenticate(c.state.Tokens, header, c.r.TLS, c.began)
+	c.who = who
+	return err
+}
+
+// role is the caller as policy sees it.
+func (c *call) role() policy.Principal {
+	return policy.Principal{ID: c.who.ID, Kind: c.who.Kind, Roles: c.who.Roles, Namespaces: c.who.Namespaces}
+}
+
+// path is what follows upon the two segments that a call of the API begins
+// with, escaped as it was sent.
+func (c *call) path() string {
+	path := c.r.URL.EscapedPath()
+	for range 3 {
+		_, path, _ = strings.Cut(path, "/")
+	}
+	return path
+}
+
+// intent is the call as the leader gets to see it, without a command. It holds
+// only if that policy revision is the active one; 0: if none is.
+func (c *call) intent(active uint64) *command.Intent {
+	headers := make([]string, 0, 2*len(c.r.Header))
+	for name, values := range c.r.Header {
+		headers = append(headers, name, strings.Join(values, ", "))
+	}
+	source := c.r.RemoteAddr
+	if host, _, err := net.SplitHostPort(source); err == nil {
+		source = host
+	}
+	scheme := "http"
+	if c.r.TLS != nil {
+		scheme = "https"
+	}
+	target := *c.r.URL
+	target.RawPath = ""
+	token, _ := identity.Bearer(c.r.Header.Get("Authorization"))
+	var claims []byte
+	if len(c.who.Claims) > 0 {
+		claims, _ = json.Marshal(c.who.Claims) // they came from JSON
+	}
+	return &command.Intent{
+		Principal: &command.Principal{Id: c.who.ID, Kind: c.who.Kind, Roles: c.who.Roles, Namespaces: c.who.Namespaces, Claims: claims},
+		Request: &command.Request{
+			Method: c.r.Method, Path: target.RequestURI(), Host: c.r.Host, Scheme: scheme,
+			Headers: headers, SourceAddress: source, Token: token,
+		},
+		Match: active, HasMatch: true,
+	}
+}
+
+// Header, Write, WriteHeader and Unwrap make a call the response writer of its
+// handler.
+func (c *call) Header() http.Header { return c.w.Header() }
+
+// Unwrap serves http.ResponseController.
+func (c *call) Unwrap() http.ResponseWriter { return c.w }
+
+func (c *call) Write(b []byte) (int, error) {
+	if c.status == 0 {
+		c.WriteHeader(http.StatusOK)
+	}
+	return c.w.Write(b)
+}
+
+// WriteHeader begins the answer with what every answer says: which node, which
+// policy revision, and how old its state may be.
+func (c *call) WriteHeader(status int) {
+	if c.status != 0 {
+		return
+	}
+	c.status = status
+	h := c.w.Header()
+	h["Muster-Node"] = c.api.nodeValue
+	c.header(h, 0, "Muster-Policy-Revision", strconv.FormatUint(c.revision(), 10))
+	if c.age < 1<<62 {
+		c.header(h, 1, "Muster-Staleness-Ms", strconv.FormatInt(int64((c.age+time.Since(c.began)+time.Millisecond-1)/time.Millisecond), 10))
+	}
+	c.w.WriteHeader(status)
+}
+
+func (c *call) header(h http.Header, i int, name, value string) {
+	c.headers[i] = value
+	h[name] = c.headers[i : i+1 : i+1]
+}
+
+// revision is the number of the policy revision that answers; 0: none.
+func (c *call) revision() uint64 {
+	if active := c.state.Policy.Active(); active != nil {
+		return active.Number
+	}
+	return 0
+}
