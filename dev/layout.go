@@ -159,7 +159,8 @@ func (l layout) prepare(now time.Time) error {
 		}); err != nil {
 			return err
 		}
-		if err := l.keep(filepath.Join(nodeID(i), "muster.yaml"), l.config(i)); err != nil {
+		config := filepath.Join(nodeID(i), "muster.yaml")
+		if err := errors.Join(l.keep(config, l.config(i)), l.givePolicyPort(config, i)); err != nil {
 			return err
 		}
 	}
@@ -216,6 +217,16 @@ func replace(file, text string) error {
 	return nil
 }
 
+// givePolicyPort completes a configuration from before there was a policy
+// port: the default would be the same for all nodes.
+func (l layout) givePolicyPort(name string, i int) error {
+	b, err := os.ReadFile(l.path(name))
+	if err != nil || strings.Contains(string(b), "\n  policy:") {
+		return err
+	}
+	return replace(l.path(name), strings.Replace(string(b), "\nlisten:\n", "\nlisten:\n  policy: "+loopback(l.ports(i).policy)+"\n", 1))
+}
+
 // config is a node's configuration; names in it are relative to its folder.
 func (l layout) config(i int) string {
 	p := l.ports(i)
@@ -232,6 +243,7 @@ cluster:
   join: [%s]
 listen:
   control: %s
+  policy: %s
   metrics: %s
   peer: %s
   gossip: %s
@@ -244,5 +256,5 @@ operator_token_file: ../operator_token
 log:
   level: info
   format: json
-`, nodeID(i), trustDomain, l.Nodes, strings.Join(join, ", "), loopback(p.control), loopback(p.metrics), loopback(p.peer), loopback(p.gossip))
+`, nodeID(i), trustDomain, l.Nodes, strings.Join(join, ", "), loopback(p.control), loopback(p.policy), loopback(p.metrics), loopback(p.peer), loopback(p.gossip))
 }

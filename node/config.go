@@ -48,9 +48,10 @@ type ClusterSettings struct {
 }
 
 // ListenSettings are the addresses to listen on, host:port. "off" turns
-// metrics off; the others are needed.
+// policy and metrics off; the others are needed.
 type ListenSettings struct {
 	Control string `yaml:"control"`
+	Policy  string `yaml:"policy"`
 	Metrics string `yaml:"metrics"`
 	Peer    string `yaml:"peer"`
 	Gossip  string `yaml:"gossip"`
@@ -119,7 +120,7 @@ const Off = "off"
 func Defaults() *Config {
 	return &Config{
 		Cluster:   ClusterSettings{TrustDomain: "muster"},
-		Listen:    ListenSettings{Control: "127.0.0.1:8443", Metrics: "127.0.0.1:9090", Peer: "127.0.0.1:8300", Gossip: "127.0.0.1:7946"},
+		Listen:    ListenSettings{Control: "127.0.0.1:8443", Policy: "127.0.0.1:8181", Metrics: "127.0.0.1:9090", Peer: "127.0.0.1:8300", Gossip: "127.0.0.1:7946"},
 		TLS:       TLSSettings{MinVersion: "1.3"},
 		Isolation: IsolationSettings{MaxStaleness: 30 * time.Second},
 		Limits: LimitSettings{

@@ -244,7 +244,7 @@ func (tr *trial) add(file, id string, expect int, join ...string) int {
 node_id: %[2]s
 data_dir: %[1]s
 cluster: {bootstrap_expect: %[3]d, join: [%[4]s]}
-listen: {control: %[5]q, metrics: %[6]q, peer: %[7]q, gossip: %[8]q}
+listen: {control: %[5]q, policy: "off", metrics: %[6]q, peer: %[7]q, gossip: %[8]q}
 tls: {ca: ca.crt, cert: %[1]s.crt, key: %[1]s.key}
 gossip_key_file: gossip.key
 operator_token_file: operator.token

@@ -198,7 +198,7 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	for _, s := range servers {
 		go func() { failed <- s.run() }()
 	}
-	n.logger.Info("node is up", "control", n.cfg.Listen.Control, "peer", n.cfg.Listen.Peer, "version", n.version)
+	n.logger.Info("node is up", "control", n.cfg.Listen.Control, "policy", n.cfg.Listen.Policy, "peer", n.cfg.Listen.Peer, "version", n.version)
 	select {
 	case <-ctx.Done():
 		n.logger.Info("shutting down")
@@ -275,6 +275,13 @@ func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server,
 		n.logger.Warn("insecure is set: the control port speaks plain HTTP, and tokens can be read on the wire")
 	}
 	servers := []*server{control}
+	if n.cfg.Listen.Policy != Off {
+		s, err := n.policyServer(who, certs, reg)
+		if err != nil {
+			return nil, err
+		}
+		servers = append(servers, s)
+	}
 	if n.cfg.Listen.Metrics != Off {
 		servers = append(servers, &server{Server: n.httpServer(n.cfg.Listen.Metrics, n.metrics.handler(reg, api.Health(), n.cfg.Pprof))})
 	}

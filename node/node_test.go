@@ -31,9 +31,9 @@ type trial struct {
 }
 
 type running struct {
-	id, config, control string
-	stop                context.CancelFunc
-	done                chan error
+	id, config, control, policy string
+	stop                        context.CancelFunc
+	done                        chan error
 }
 
 const operatorToken = "muster-test-operator-token-0123456789abcdef"
@@ -49,10 +49,10 @@ func newTrial(t *testing.T, n int) *trial {
 	must(t, tr.ca.Write(tr.file("ca.crt"), tr.file("ca.key")))
 	must(t, os.WriteFile(tr.file("gossip.key"), []byte(base64.StdEncoding.EncodeToString(make([]byte, 32))), 0o600))
 	must(t, os.WriteFile(tr.file("operator.token"), []byte(operatorToken), 0o600))
-	ports := freePorts(t, 4*n)
+	ports := freePorts(t, 5*n)
 	var join []string
 	for i := range n {
-		join = append(join, ports[4*i+3])
+		join = append(join, ports[5*i+3])
 	}
 	for i := range n {
 		id := fmt.Sprintf("n%d", i+1)
@@ -65,13 +65,13 @@ func newTrial(t *testing.T, n int) *trial {
 node_id: %[1]s
 data_dir: %[1]s
 cluster: {bootstrap_expect: %[2]d, join: [%[3]s]}
-listen: {control: %[4]q, metrics: %[5]q, peer: %[6]q, gossip: %[7]q}
+listen: {control: %[4]q, metrics: %[5]q, peer: %[6]q, gossip: %[7]q, policy: %[8]q}
 tls: {ca: ca.crt, cert: %[1]s.crt, key: %[1]s.key}
 gossip_key_file: gossip.key
 operator_token_file: operator.token
-`, id, n, strings.Join(join, ", "), ports[4*i], ports[4*i+1], ports[4*i+2], ports[4*i+3])
+`, id, n, strings.Join(join, ", "), ports[5*i], ports[5*i+1], ports[5*i+2], ports[5*i+3], ports[5*i+4])
 		must(t, os.WriteFile(tr.file(id+".yaml"), []byte(config), 0o600))
-		tr.nodes = append(tr.nodes, &running{id: id, config: tr.file(id + ".yaml"), control: "https://" + ports[4*i]})
+		tr.nodes = append(tr.nodes, &running{id: id, config: tr.file(id + ".yaml"), control: "https://" + ports[5*i], policy: "https://" + ports[5*i+4]})
 	}
 	t.Cleanup(func() {
 		for i := range tr.nodes {

@@ -80,6 +80,7 @@ func (c *Config) validateAddresses() (errs []error) {
 		{"control", c.Listen.Control, &c.Advertise.Control, false},
 		{"peer", c.Listen.Peer, &c.Advertise.Peer, false},
 		{"gossip", c.Listen.Gossip, &c.Advertise.Gossip, false},
+		{"policy", c.Listen.Policy, nil, true},
 		{"metrics", c.Listen.Metrics, nil, true},
 	} {
 		if l.listen == Off {

@@ -78,8 +78,8 @@ func ParseContent(body []byte) (*Content, error) {
 // Normalize brings the content into its canonical form, in place, or says why
 // it cannot be one (invalid_field).
 func (c *Content) Normalize() error {
-	if len(c.Modules) == 0 {
-		return fault.Invalid("/modules", "give at least one module: its file name and its Rego source")
+	if len(c.Modules) == 0 && len(c.Data) == 0 {
+		return fault.Invalid("/modules", "give at least one module: its file name and its Rego source; or data alone")
 	}
 	if len(c.Modules) > MaxModules {
 		return fault.Invalid("/modules", "%d modules are more than the limit of %d", len(c.Modules), MaxModules)

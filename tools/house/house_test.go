@@ -51,6 +51,7 @@ var rooms = map[string][]string{
 	"admit":               {"command", "policy", "identity", "registry", "setting", "fsm", "fault"},
 	"lease":               {"command", "registry", "fault"},
 	"api/rest":            {"registry/…", "policy", "identity", "setting", "command", "fault"},
+	"api/opa":             {"policy", "policy/rego", "identity", "command", "fault"},
 	"dev":                 {"client", "pki", "fault"},
 	"node":                {"…"},
 	"cmd/muster":          {"node", "client", "dev", "pki", "registry", "registry/definition", "policy", "policy/rego", "snapshot", "fault"},
@@ -65,7 +66,7 @@ var homes = map[string][]string{
 	"github.com/hashicorp/raft":                {"cluster", "cluster/journal", "fsm"},
 	"github.com/hashicorp/raft-boltdb":         {"cluster"},
 	"github.com/hashicorp/memberlist":          {"cluster"},
-	"github.com/open-policy-agent/opa":         {"policy/rego", "policy/rego/library"},
+	"github.com/open-policy-agent/opa":         {"policy/rego", "policy/rego/library", "api/opa"},
 	"github.com/go-git/go-git":                 {"policy/git"},
 	"go.etcd.io/bbolt":                         {"fsm", "cluster"}, // in cluster: the options of raft-boltdb
 	"github.com/spf13/cobra":                   {"cmd/muster"},
