@@ -34,6 +34,7 @@ func (m *Machine) ApplyBatch(logs []*raft.Log) []any {
 			responses[i] = b.entry(l)
 		}
 		b.applied, b.term = l.Index, l.Term
+		b.marks = append(b.marks, mark{l.Index, b.hash})
 	}
 	b.commit()
 	return responses
@@ -60,6 +61,7 @@ type batch struct {
 	index     uint64 // of the entry being applied
 
 	events Events
+	marks  []mark // the state hash after each entry
 }
 
 func (m *Machine) begin() *batch {
@@ -113,6 +115,7 @@ func (b *batch) commit() {
 		Hash: b.hash, Restoring: b.restoring, Staged: b.staged,
 	}
 	b.m.store.add(b.delta, position{b.applied, b.term, b.revision, b.active, b.clusterID, b.restoring})
+	b.m.marks.add(b.marks)
 	b.m.publish(v, touched, b.events)
 }
 

@@ -81,6 +81,7 @@ type Machine struct {
 	view    atomic.Pointer[View]
 	waiters waitList
 	watches watchMap
+	marks   marks
 
 	mu        sync.Mutex // guards observers
 	observers []func(*View, Events)
@@ -111,6 +112,7 @@ func Open(dir string, opts Options) (*Machine, error) {
 	}
 	m.repeats.Store(repeats)
 	m.view.Store(v)
+	m.marks.add([]mark{{v.Applied, v.Hash}})
 	m.store.run()
 	return m, nil
 }

@@ -72,6 +72,7 @@ func (m *Machine) Restore(r io.ReadCloser) error {
 		panic(fmt.Sprintf("replace state file %s: %v", m.path, err))
 	}
 	m.repeats.Store(repeats)
+	m.marks.add([]mark{{v.Applied, v.Hash}})
 	m.publish(v, nil, Events{Policies: true, Replaced: true})
 	return nil
 }

@@ -64,6 +64,9 @@ func (b backend) Ready() error {
 	if b.draining.Load() {
 		return fault.New(fault.NotReady, "this node is shutting down; ask another")
 	}
+	if err := b.diverged.err(); err != nil {
+		return err
+	}
 	return b.cluster.Ready()
 }
 

@@ -18,6 +18,7 @@ import (
 type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	split    prometheus.Gauge
 	reg      prometheus.Registerer
 }
 
@@ -30,9 +31,12 @@ func newMetrics(reg *prometheus.Registry) (*metrics, error) {
 			Name: "muster_http_request_duration_seconds", Help: "Time from the request to its answer, by operation.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
 		}, []string{"operation"}),
+		split: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "muster_state_split", Help: "1 while this leader sees nodes with different states and no majority for one of them.",
+		}),
 		reg: reg,
 	}
-	reg.MustRegister(m.requests, m.seconds, collectors.NewGoCollector(),
+	reg.MustRegister(m.requests, m.seconds, m.split, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m, raftMetrics(reg)
 }
@@ -64,6 +68,9 @@ func (m *metrics) watch(n *Node) {
 			return float64(a.Number)
 		}
 		return 0
+	})
+	gauge("muster_state_diverged", "1 when this node's state differs from the cluster's, and it is out of service.", func() float64 {
+		return map[bool]float64{true: 1}[n.diverged.is()]
 	})
 	m.reg.MustRegister(n.machine.Collectors()...)
 	m.reg.MustRegister(n.shadow.Collectors()...)

@@ -56,6 +56,7 @@ type Node struct {
 
 	policies chan *fsm.View // the newest view whose policies may need compiling
 	draining atomic.Bool
+	diverged *divergence
 }
 
 // Run runs one node until the context ends, then hands over the leadership,
@@ -69,6 +70,9 @@ func Run(ctx context.Context, cfg *Config, version string, logger *slog.Logger) 
 	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data_dir: %w", err)
+	}
+	if n.diverged, err = openDivergence(cfg.DataDir); err != nil {
+		return err
 	}
 	registry := prometheus.NewRegistry()
 	if n.metrics, err = newMetrics(registry); err != nil {
@@ -125,6 +129,8 @@ func (n *Node) wire() {
 	n.cluster.Handle(methodReached, false, n.serveReached)
 	n.cluster.Handle(methodPrepared, false, n.servePrepared)
 	n.cluster.Handle(methodImpact, false, n.serveImpact)
+	n.cluster.Handle(methodHashAt, false, n.serveHashAt)
+	n.cluster.Handle(methodDiverged, false, n.serveDiverged)
 	n.cluster.OnLeadership(n.lead)
 
 	n.machine.OnApply(n.applied)
@@ -156,6 +162,7 @@ func (n *Node) applied(v *fsm.View, ev fsm.Events) {
 // lead runs while this node leads.
 func (n *Node) lead(ctx context.Context) {
 	go n.watchRestores(ctx)
+	go n.compareStates(ctx)
 	n.leases.Run(ctx)
 }
 

@@ -166,7 +166,7 @@ func (tr *trial) client(token string, nodes ...int) *client.Client {
 func (tr *trial) awaitReady(i int) {
 	tr.t.Helper()
 	c := tr.client("", i)
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		err := c.Ready(context.Background())
 		if err == nil {
