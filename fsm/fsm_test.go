@@ -525,3 +525,51 @@ func TestStateFileOfAnotherProcess(t *testing.T) {
 		t.Errorf("two machines opened %s", filepath.Join(dir, "state.db"))
 	}
 }
+
+func signedPolicy(t testing.TB, number uint64) *command.Command {
+	t.Helper()
+	c := stagePolicy(t, "package a")
+	c.GetPolicyStage().Origin = policy.Origin{Signature: &policy.Signature{Key: "ci", Kind: "opa", Number: number}}.Encode()
+	return c
+}
+
+// A snapshot does not bring back the time in which an old signed policy was
+// still to come.
+func TestRestoreKeepsTheHighestSignedNumber(t *testing.T) {
+	dir := t.TempDir()
+	m := open(t, dir)
+	must(t, apply(t, m, signedPolicy(t, 4)))
+	file := export(t, m)
+	must(t, apply(t, m, signedPolicy(t, 9)))
+	must(t, restore(t, m, file))
+	check := func() {
+		t.Helper()
+		if v := m.View(); v.Policy.Signed() != 9 || v.Policy.Len() != 1 {
+			t.Errorf("the highest is %d with %d revisions", v.Policy.Signed(), v.Policy.Len())
+		}
+		for _, n := range []uint64{4, 9} {
+			if r := apply(t, m, signedPolicy(t, n)); !errors.Is(r.Err, policy.ErrOvertaken) {
+				t.Errorf("number %d: %v", n, r.Err)
+			}
+		}
+	}
+	check()
+	want := m.View().Hash
+	shut(t, m)
+	m = open(t, dir)
+	defer shut(t, m)
+	if m.View().Hash != want {
+		t.Error("after a restart the state is another")
+	}
+	check()
+	must(t, apply(t, m, signedPolicy(t, 10)))
+
+	// A cluster that had seen less takes what the snapshot knows.
+	fresh := open(t, t.TempDir())
+	defer shut(t, fresh)
+	must(t, apply(t, fresh, signedPolicy(t, 2)))
+	must(t, restore(t, fresh, file))
+	if got := fresh.View().Policy.Signed(); got != 4 {
+		t.Errorf("the highest is %d, want that of the snapshot", got)
+	}
+}

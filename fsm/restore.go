@@ -161,7 +161,10 @@ func (b *batch) swap(next *rebuilt) {
 		b.delta.put(r.bucket, r.key, r.value)
 	}
 	b.hash = next.view.Hash
+	signed := b.pol.Signed()
 	b.over(next.view)
+	// What was signed before the snapshot's time cannot be replayed after it.
+	b.pol.KeepSigned(signed)
 	b.events = Events{Policies: true, Replaced: true}
 }
 

@@ -140,5 +140,5 @@ func (n *Node) admission() admit.State {
 
 // again tells by which results Apply asks for another admission.
 func again(err error) bool {
-	return errors.Is(err, fsm.ErrStale) || errors.Is(err, fsm.ErrPolicyChanged) || errors.Is(err, setting.ErrStale)
+	return errors.Is(err, fsm.ErrStale) || errors.Is(err, fsm.ErrPolicyChanged) || errors.Is(err, setting.ErrStale) || errors.Is(err, policy.ErrOvertaken)
 }

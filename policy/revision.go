@@ -91,9 +91,10 @@ type Source struct {
 
 // Signature says which trusted key vouches for the content of a revision.
 type Signature struct {
-	Key    string `json:"key"`             // its name in the cluster
-	Kind   string `json:"kind"`            // openpgp, opa
-	Number uint64 `json:"number,omitzero"` // the number that was signed; it only goes up
+	Key         string `json:"key"`                   // its name in the cluster
+	Kind        string `json:"kind"`                  // openpgp, opa, ssh
+	Fingerprint string `json:"fingerprint,omitempty"` // of the key that had the name
+	Number      uint64 `json:"number,omitzero"`       // that was signed; a higher one than ever before. 0: a commit, whose order Git keeps
 }
 
 // Step is one event in the life of a revision.

@@ -13,11 +13,12 @@ import (
 	"github.com/muster-registry/muster/fault"
 )
 
-// The buckets and the one key that the table is stored under.
+// The buckets and the keys that the table is stored under.
 const (
 	BucketRevisions = "policies" // key: the number, 20 digits; value: the record
-	BucketActive    = "policy"   // key: KeyActive; value: {"revision":n}
+	BucketActive    = "policy"   // key: KeyActive; value: {"revision":n}; key: KeySigned; value: {"number":n}
 	KeyActive       = "active"
+	KeySigned       = "signed"
 )
 
 // Kept is how many retired revisions, and how many staged ones, the history
@@ -34,7 +35,8 @@ type Table struct {
 	revisions *iradix.Tree[*Revision]
 	active    uint64
 	shadow    uint64
-	retired   int // how many revisions are
+	signed    uint64 // highest number accepted under a signature, outlives the revision
+	retired   int    // how many revisions are
 	staged    int
 }
 
@@ -142,8 +144,8 @@ type Draft struct {
 	Engine                  string
 }
 
-// Stage adds a revision with the next number. The error is bad_request: a part
-// of the draft cannot be read.
+// Stage adds a revision with the next number. Errors are bad_request, a part of
+// the draft cannot be read, and ErrOvertaken.
 func (x *Txn) Stage(st Stamp, d Draft) (*Revision, error) {
 	r := &Revision{
 		Number: x.last() + 1, Digest: d.Digest, Engine: d.Engine,
@@ -159,6 +161,9 @@ func (x *Txn) Stage(st Stamp, d Draft) (*Revision, error) {
 		if err := json.Unmarshal(d.Origin, &r.Origin); err != nil {
 			return nil, fault.Wrap(fault.BadRequest, err, "the origin of the policy revision cannot be read")
 		}
+	}
+	if err := x.countUp(r.Signature); err != nil {
+		return nil, err
 	}
 	r.enter(Staged, st, "")
 	x.put(nil, r)
@@ -277,6 +282,13 @@ func (x *Txn) Load(bucket, key string, value []byte) error {
 			return fmt.Errorf("policy: the stored %s/%s cannot be read: %w", bucket, key, err)
 		}
 		x.table.active = v.Revision
+		return nil
+	case bucket == BucketActive && key == KeySigned:
+		var v signedRecord
+		if err := json.Unmarshal(value, &v); err != nil {
+			return fmt.Errorf("policy: the stored %s/%s cannot be read: %w", bucket, key, err)
+		}
+		x.table.signed = v.Number
 		return nil
 	case bucket == BucketRevisions:
 		r := &Revision{JSON: append([]byte(nil), value...)}
