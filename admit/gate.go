@@ -65,6 +65,8 @@ type Gate struct {
 	keys    keyLock
 
 	settings map[setting.Kind]Setting
+
+	signedOnly bool
 }
 
 // New makes a gate. stale tells the errors by which Apply asks for another
@@ -149,6 +151,11 @@ func (g *Gate) admit(ctx context.Context, in *command.Intent) (cmd *command.Comm
 	}
 	if repeated, err = st.Repeat(cmd); repeated != nil || err != nil {
 		return nil, repeated, err
+	}
+	if p := in.Command.GetPolicyStage(); p != nil {
+		if repeated, err = g.stagedBefore(st, in, p); repeated != nil || err != nil {
+			return nil, repeated, err
+		}
 	}
 	cmd, err = g.admitOp(ctx, st, in, cmd)
 	return cmd, nil, err

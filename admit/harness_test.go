@@ -20,6 +20,7 @@ import (
 	"github.com/muster-registry/muster/policy/rego"
 	"github.com/muster-registry/muster/registry"
 	"github.com/muster-registry/muster/registry/definition"
+	"github.com/muster-registry/muster/setting"
 )
 
 // leader is a gate over the real state machine and the real policy engine. It
@@ -60,9 +61,11 @@ func newLeader(t testing.TB) *leader {
 	l := &leader{t: t, machine: m}
 	state := func() admit.State {
 		v := m.View()
-		return admit.State{Registry: v.Registry, Policy: v.Policy, Restore: v.Restoring, Repeat: m.Repeat}
+		return admit.State{Registry: v.Registry, Policy: v.Policy, Settings: v.Settings, Restore: v.Restoring, Repeat: m.Repeat}
 	}
-	again := func(err error) bool { return errors.Is(err, fsm.ErrStale) || errors.Is(err, fsm.ErrPolicyChanged) }
+	again := func(err error) bool {
+		return errors.Is(err, fsm.ErrStale) || errors.Is(err, fsm.ErrPolicyChanged) || errors.Is(err, setting.ErrStale) || errors.Is(err, policy.ErrOvertaken)
+	}
 	l.gate = admit.New(state, l, engine, engine, again)
 	return l
 }

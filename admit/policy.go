@@ -2,6 +2,7 @@ package admit
 
 import (
 	"context"
+	"time"
 
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
@@ -15,6 +16,10 @@ func (g *Gate) admitStage(ctx context.Context, st State, in *command.Intent, cmd
 	if err := activeMatches(st, in); err != nil {
 		return nil, err
 	}
+	from, err := g.vouched(st, p.Origin, time.Unix(0, cmd.Time))
+	if err != nil {
+		return nil, err
+	}
 	content, err := policy.ParseContent(p.Content)
 	if err != nil {
 		return nil, err
@@ -25,7 +30,7 @@ func (g *Gate) admitStage(ctx context.Context, st State, in *command.Intent, cmd
 	}
 	cmd.Op = &command.Command_PolicyStage{PolicyStage: &command.PolicyStage{
 		Content: content.Encode(), Digest: content.Digest(), Report: report.Encode(), Engine: g.checker.Version(),
-		Origin: p.Origin,
+		Origin: from.Encode(),
 	}}
 	return cmd, nil
 }
@@ -69,6 +74,9 @@ func (g *Gate) admitActivate(st State, in *command.Intent, cmd *command.Command,
 			return nil, err
 		}
 		next.Revision = to.Number
+	}
+	if err := g.mayActivate(st, next.Revision); err != nil {
+		return nil, err
 	}
 	cmd.Op = &command.Command_PolicyActivate{PolicyActivate: next}
 	return cmd, nil

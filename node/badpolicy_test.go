@@ -56,7 +56,7 @@ func (e *edge) bundles(t *testing.T) {
 			}
 		}
 		a := e.send(t, node, "HTTP/2.0", call{"POST", push, bytes.NewReader(archive(t, good, [2]string{"/.signatures.json", `{"signatures":["x"]}`})), media}).want(t, 422, fault.InvalidPolicy)
-		if !strings.Contains(a.Detail, "signed bundles are not taken by this version") {
+		if !strings.Contains(a.Detail, "no JWT") {
 			t.Errorf("of a signed bundle: %s", a.Detail)
 		}
 		e.send(t, node, "HTTP/2.0", call{"POST", push, strings.NewReader("no gzip"), media}).want(t, 400, fault.BadRequest)

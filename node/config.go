@@ -33,6 +33,7 @@ type Config struct {
 	OperatorTokenFile string `yaml:"operator_token_file"` // a token that has the role operator
 
 	Isolation IsolationSettings `yaml:"isolation"`
+	Policy    PolicySettings    `yaml:"policy"`
 	Limits    LimitSettings     `yaml:"limits"`
 	Raft      RaftSettings      `yaml:"raft"`
 	Log       LogSettings       `yaml:"log"`
@@ -79,6 +80,11 @@ type TLSSettings struct {
 // IsolationSettings say what a node does without its leader.
 type IsolationSettings struct {
 	MaxStaleness time.Duration `yaml:"max_staleness"` // local answers older than this are refused
+}
+
+// PolicySettings say which policies are taken.
+type PolicySettings struct {
+	RequireSignature bool `yaml:"require_signature"` // only signed ones; holds for the whole cluster once one node says so
 }
 
 // LimitSettings bound what one request may cost.

@@ -32,6 +32,7 @@ import (
 	"github.com/muster-registry/muster/policy/decision"
 	"github.com/muster-registry/muster/policy/rego"
 	"github.com/muster-registry/muster/policy/shadow"
+	"github.com/muster-registry/muster/policy/sign"
 	"github.com/muster-registry/muster/registry/definition"
 )
 
@@ -54,6 +55,9 @@ type Node struct {
 	beats   *lease.Batch
 	metrics *metrics
 
+	signatures *sign.Verifier
+	ruled      chan struct{} // settings may have changed, for a node that insists on one
+
 	policies chan *fsm.View // the newest view whose policies may need compiling
 	draining atomic.Bool
 	diverged *divergence
@@ -63,7 +67,7 @@ type Node struct {
 // lets callers finish, and stops. The error says why the node could not start
 // or had to stop.
 func Run(ctx context.Context, cfg *Config, version string, logger *slog.Logger) (err error) {
-	n := &Node{cfg: cfg, version: version, logger: logger.With("node", cfg.NodeID), policies: make(chan *fsm.View, 1)}
+	n := &Node{cfg: cfg, version: version, logger: logger.With("node", cfg.NodeID), policies: make(chan *fsm.View, 1), ruled: make(chan struct{}, 1)}
 	certs, err := loadCertificates(cfg.TLS)
 	if err != nil {
 		return err
@@ -121,6 +125,7 @@ func (n *Node) wire() {
 	n.shadow = shadow.New(shadow.Options{Engine: n.engine, Logger: n.logger})
 	n.decider = decision.Observed(n.engine, n.shadow)
 	n.gate = admit.New(n.admission, log{n}, n.decider, n.engine, again)
+	n.wireKeys()
 	n.leases = lease.New(log{n}, n.logger)
 	n.beats = lease.NewBatch(n.cluster.Call)
 
@@ -180,6 +185,9 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	n.shadow.Follow(n.machine.View().Policy)
 	go n.shadow.Run(running)
 	go n.beats.Run(running)
+	if n.cfg.Policy.RequireSignature {
+		go n.requireSignature(running)
+	}
 	go func() {
 		for {
 			select {
@@ -269,7 +277,8 @@ func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server,
 	api, err := rest.New(backend{n}, who, rest.Options{
 		Logger: n.logger, Version: n.version, MaxBody: int64(lim.Body), MaxDefinition: int64(lim.Definition),
 		MaxDepth: lim.JSONDepth, MaxInFlight: int64(lim.InFlight), MaxStaleness: n.cfg.Isolation.MaxStaleness,
-		ParseBundle: func(b []byte) (*policy.Content, error) { return rego.ParseBundle(b, int64(lim.Definition)) },
+		ParseBundle: func(b []byte) (*policy.Push, error) { return rego.ParseBundle(b, int64(lim.Definition), n.signatures) },
+		Signatures:  n.signatures,
 		Diff:        n.engine.Diff,
 		Observe:     n.metrics.observe,
 	})

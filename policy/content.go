@@ -75,6 +75,29 @@ func ParseContent(body []byte) (*Content, error) {
 	return &c, nil
 }
 
+// Push is a content on its way into the cluster, and what came along with it.
+type Push struct {
+	Content
+	Number    uint64     `json:"number,omitzero"` // that was signed; 0: none
+	Signature *Signature `json:"-"`               // that was verified; nil: none
+}
+
+// ParsePush reads the body of a call that brings a content as JSON, strictly.
+// Errors are as of [ParseContent].
+func ParsePush(body []byte) (*Push, error) {
+	if err := WellFormed(body); err != nil {
+		return nil, err
+	}
+	var p Push
+	if err := json.Unmarshal(body, &p, json.RejectUnknownMembers(true)); err != nil {
+		return nil, decodeFault(err)
+	}
+	if err := p.Normalize(); err != nil {
+		return nil, err
+	}
+	return &p, nil
+}
+
 // Normalize brings the content into its canonical form, in place, or says why
 // it cannot be one (invalid_field).
 func (c *Content) Normalize() error {

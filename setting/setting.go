@@ -1,5 +1,6 @@
 // Package setting owns the small administrative records of the cluster:
-// trusted keys, webhooks, schemas, break-glass, the progress of the Git source.
+// trusted keys, webhooks, schemas, break-glass, the progress of the Git source,
+// what policies must have.
 // It keeps them by kind, namespace and name, each with the revision of its last
 // change, and knows nothing of what stands in them: the leader's gate brings a
 // spec into its canonical form before it gets here. It refuses a record whose
@@ -28,10 +29,12 @@ const (
 	Schema     Kind = "schema"      // a JSON Schema that records must meet
 	BreakGlass Kind = "break-glass" // a namespace in which refusals are lifted for a time
 	Sync       Kind = "sync"        // what the Git source did with one commit
+
+	Requirement Kind = "requirement" // what a policy must have to be accepted
 )
 
 // Kinds lists the kinds of setting.
-func Kinds() []Kind { return []Kind{Key, Webhook, Schema, BreakGlass, Sync} }
+func Kinds() []Kind { return []Kind{Key, Webhook, Schema, BreakGlass, Sync, Requirement} }
 
 // Stamp is what the one sequence of changes gives to a change.
 type Stamp struct {

@@ -24,6 +24,7 @@ import (
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
+	"github.com/muster-registry/muster/setting"
 )
 
 var start = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
@@ -51,7 +52,7 @@ type memory struct {
 
 func newMemory() *memory {
 	m := &memory{changed: map[registry.Key]chan struct{}{}, reached: make(chan struct{}), docs: map[string][]byte{}}
-	m.state.Store(&rest.State{Registry: registry.New(), Policy: policy.NewTable(), Tokens: identity.NewTable(), ClusterID: "c1"})
+	m.state.Store(&rest.State{Registry: registry.New(), Policy: policy.NewTable(), Tokens: identity.NewTable(), Settings: setting.NewTable(), ClusterID: "c1"})
 	m.decide = func(in *policy.Input) policy.Decision { return policy.Decision{Allow: true} }
 	m.readIndex = func(context.Context) error { return nil }
 	return m
@@ -163,6 +164,16 @@ func (m *memory) apply(st registry.Stamp, in *command.Intent, reg *registry.Txn,
 			next.Tokens = x.Commit()
 			return &command.Receipt{}, err
 		}
+		if d.Kind == command.Kind_SETTING {
+			x := next.Settings.Txn(nil)
+			observed, err := checkSetting(in, next, d.Service, d.Namespace, d.Name)
+			if err != nil {
+				return nil, err
+			}
+			err = x.Delete(setting.Kind(d.Service), d.Namespace, d.Name, observed)
+			next.Settings = x.Commit()
+			return &command.Receipt{}, err
+		}
 		kind := strings.ToLower(d.Kind.String())
 		observed, err := check(in, next.Registry, kind, d.Namespace, d.Service, d.Name)
 		if err != nil {
@@ -197,6 +208,19 @@ func (m *memory) put(st registry.Stamp, in *command.Intent, p *command.Put, reg 
 		next.Tokens = x.Commit()
 		return &command.Receipt{Record: t.JSON, Created: true}, nil
 	}
+	if p.Kind == command.Kind_SETTING {
+		x := next.Settings.Txn(nil)
+		observed, err := checkSetting(in, next, p.Service, p.Namespace, p.Name)
+		if err != nil {
+			return nil, err
+		}
+		rec, created, err := x.Put(setting.Stamp(st), setting.Kind(p.Service), p.Namespace, p.Name, p.Spec, observed)
+		if err != nil {
+			return nil, err
+		}
+		next.Settings = x.Commit()
+		return &command.Receipt{Record: rec.JSON, Created: created}, nil
+	}
 	observed, err := check(in, next.Registry, strings.ToLower(p.Kind.String()), p.Namespace, p.Service, p.Name)
 	if err != nil {
 		return nil, err
@@ -223,6 +247,13 @@ func (m *memory) put(st registry.Stamp, in *command.Intent, p *command.Put, reg 
 	return &command.Receipt{Record: record, Created: created}, err
 }
 
+func checkSetting(in *command.Intent, st *rest.State, kind, ns, name string) (revision uint64, err error) {
+	if rec, ok := st.Settings.Get(setting.Kind(kind), ns, name); ok {
+		revision = rec.Revision
+	}
+	return revision, preconditions(in, revision)
+}
+
 // check gives the record's revision and holds the preconditions to it.
 func check(in *command.Intent, reg *registry.Snapshot, kind, ns, svc, name string) (revision uint64, err error) {
 	switch kind {
@@ -239,12 +270,16 @@ func check(in *command.Intent, reg *registry.Snapshot, kind, ns, svc, name strin
 			revision = rec.Revision
 		}
 	}
+	return revision, preconditions(in, revision)
+}
+
+func preconditions(in *command.Intent, revision uint64) error {
 	if in.HasMatch && in.Match != revision || in.CreateOnly && revision != 0 {
 		f := fault.New(fault.RevisionMismatch, "the record is at revision %d", revision)
 		f.Current = revision
-		return 0, f
+		return f
 	}
-	return revision, nil
+	return nil
 }
 
 func (m *memory) Heartbeat(_ context.Context, ns, svc, id string) error {
@@ -272,9 +307,9 @@ func (m *memory) policies(change func(*policy.Txn, policy.Stamp) (*policy.Revisi
 	return rev, nil
 }
 
-func (m *memory) StagePolicy(_ context.Context, _ *command.Intent, c *policy.Content, _ policy.Origin, activate bool) (*policy.Revision, error) {
+func (m *memory) StagePolicy(_ context.Context, _ *command.Intent, c *policy.Content, from policy.Origin, activate bool) (*policy.Revision, error) {
 	return m.policies(func(x *policy.Txn, st policy.Stamp) (*policy.Revision, error) {
-		rev, err := x.Stage(st, policy.Draft{Content: c.Encode(), Digest: c.Digest(), Report: policy.Report{Tests: policy.Tests{Passed: 1}}.Encode()})
+		rev, err := x.Stage(st, policy.Draft{Content: c.Encode(), Digest: c.Digest(), Report: policy.Report{Tests: policy.Tests{Passed: 1}}.Encode(), Origin: from.Encode()})
 		if err != nil || !activate {
 			return rev, err
 		}

@@ -81,7 +81,7 @@ func (d *description) body(op *openapi3.Operation, r *Route) error {
 		}
 		content[mediaJSON] = &openapi3.MediaType{Schema: ref}
 	}
-	if _, ok := r.Body.(policy.Content); ok {
+	if _, ok := r.Body.(policy.Push); ok {
 		content["application/gzip"] = &openapi3.MediaType{Schema: openapi3.NewStringSchema().WithFormat("binary").NewRef()}
 	}
 	op.RequestBody = &openapi3.RequestBodyRef{Value: openapi3.NewRequestBody().WithContent(content)}
@@ -158,7 +158,7 @@ func (d *description) schema(v any) (*openapi3.SchemaRef, error) {
 		return openapi3.NewObjectSchema().NewRef(), nil
 	case policy.Revision:
 		name = "PolicyRevision"
-	case policy.Content:
+	case policy.Push:
 		name = "Policy"
 	}
 	if _, ok := d.doc.Components.Schemas[name]; ok {

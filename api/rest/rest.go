@@ -18,6 +18,7 @@ import (
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/policy/sign"
 	"github.com/muster-registry/muster/registry"
 	"github.com/muster-registry/muster/setting"
 )
@@ -112,8 +113,12 @@ type Options struct {
 
 	// Version of the program, for /openapi.json.
 	Version string
-	// ParseBundle reads an OPA bundle; nil: bundles are not taken.
-	ParseBundle func(bundle []byte) (*policy.Content, error)
+	// ParseBundle reads an OPA bundle and verifies its own signature, on the
+	// newest state; nil: bundles are not taken.
+	ParseBundle func(bundle []byte) (*policy.Push, error)
+	// Signatures verifies detached signatures, on the newest state; nil: they
+	// are not taken.
+	Signatures *sign.Verifier
 	// Diff compares two contents; nil: policy.NewDiff, which cannot read rules.
 	Diff func(from, to *policy.Content) *policy.Diff
 	// Observe is told of every answer; operation is "" where no route matched.

@@ -144,7 +144,7 @@ func policyRoutes() []Route {
 	const base = "/v1/policy/revisions"
 	return []Route{
 		{Method: http.MethodPost, Path: base, ID: "pushPolicy", Summary: "Check and store a new policy revision",
-			Action: policy.Manage, Kind: "policy", Status: 201, Writes: true, Body: policy.Content{}, Answer: policy.Revision{},
+			Action: policy.Manage, Kind: "policy", Status: 201, Writes: true, Body: policy.Push{}, Answer: policy.Revision{},
 			Query: []Param{{Name: "activate", Type: "boolean", Description: "and make it the active one"},
 				{Name: "shadow", Type: "boolean", Description: "and evaluate it beside the active one, without effect"},
 				{Name: "share", Type: "number", Description: "of the decisions that the shadow sees, above 0 and at most 1 (default)"}},

@@ -18,7 +18,8 @@ import (
 // filled gives a path of the route.
 func filled(r rest.Route) string {
 	return strings.NewReplacer("{namespace}", "shop", "{service}", "cart", "{version}", "1.0.0", "{instance}", "a",
-		"{revision}", "1", "{token}", "0123456789abcdef", "{member}", "n1").Replace(r.Path)
+		"{revision}", "1", "{token}", "0123456789abcdef", "{member}", "n1",
+		"{name}", "one", "{scope}", "shop").Replace(r.Path)
 }
 
 // What each role may do, written out again: the table must not be its own proof.
@@ -28,7 +29,9 @@ var allowed = map[string][]string{
 	"publisher": {"putService", "deleteService", "putVersion", "deleteVersion", "putInstance", "deleteInstance", "heartbeat", "putStatus"},
 	"admin": {"pushPolicy", "listPolicies", "getPolicy", "activatePolicy", "rollbackPolicy", "shadowPolicy",
 		"getShadow", "stopShadow", "shadowReport", "diffPolicies"},
-	"operator": {"createToken", "listTokens", "revokeToken", "transferLeader", "removeMember", "saveSnapshot", "restoreSnapshot"},
+	"operator": {"createToken", "listTokens", "revokeToken", "transferLeader", "removeMember", "saveSnapshot", "restoreSnapshot",
+		"listPolicyKeys", "getPolicyKey", "putPolicyKey", "deletePolicyKey",
+		"listPolicyRequirements", "getPolicyRequirement", "putPolicyRequirement", "deletePolicyRequirement"},
 }
 
 func TestEveryRouteAsksWhoAndWhether(t *testing.T) {
@@ -121,11 +124,11 @@ func TestOpenAPI(t *testing.T) {
 }
 
 func TestPolicies(t *testing.T) {
-	bundle := func(b []byte) (*policy.Content, error) {
+	bundle := func(b []byte) (*policy.Push, error) {
 		if string(b) != "bundle" {
 			return nil, fault.New(fault.InvalidPolicy, "this is no bundle")
 		}
-		return policy.ParseContent([]byte(`{"modules":{"b.rego":"package b"}}`))
+		return policy.ParsePush([]byte(`{"modules":{"b.rego":"package b"}}`))
 	}
 	e := newEdge(t, rest.Options{ParseBundle: bundle})
 	const base = "/v1/policy/revisions"

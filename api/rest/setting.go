@@ -28,7 +28,7 @@ type settingRoute struct {
 // settingTable lists the kinds that callers change by their name. Each has its
 // rule in the gate.
 func settingTable() []settingRoute {
-	return []settingRoute{}
+	return []settingRoute{keyRoute(), requirementRoute()}
 }
 
 func settingRoutes() []Route {

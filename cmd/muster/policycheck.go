@@ -40,8 +40,11 @@ func (a *app) sources(names []string) (c *policy.Content, files map[string]strin
 		if err != nil {
 			return nil, nil, err
 		}
-		c, err := rego.ParseBundle(b, maxBundle)
-		return c, nil, err
+		push, err := rego.ReadBundle(b, maxBundle)
+		if err != nil {
+			return nil, nil, err
+		}
+		return &push.Content, nil, nil
 	}
 	body, files, err := content(names, "")
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/policy/sign"
 )
 
 const (
@@ -45,19 +47,48 @@ const (
 //
 // Errors are bad_request for what is no gzip, too_large at the limit, and
 // invalid_policy for all else: among it a path that leads out of the bundle or
-// stands twice, a link, compiled policies, and a signature, since this version
-// cannot verify one.
-func ParseBundle(packed []byte, limit int64) (*policy.Content, error) {
+// stands twice, a link and compiled policies.
+//
+// A signature in the bundle is verified against the trusted keys before
+// anything else is read; one that does not hold is invalid_policy. The number
+// that the signer gave is the manifest's metadata, {"muster":{"number":7}}, or
+// else its revision if that is a whole number.
+func ParseBundle(packed []byte, limit int64, trusted *sign.Verifier) (*policy.Push, error) {
 	files, err := unpack(packed, limit)
 	if err != nil {
 		return nil, err
 	}
+	signature, err := verifySigned(files, trusted)
+	if err != nil {
+		return nil, err
+	}
+	push, err := readBundle(files, limit)
+	if err != nil {
+		return nil, err
+	}
+	push.Signature = signature
+	return push, nil
+}
+
+// ReadBundle is ParseBundle for who only looks at a bundle and trusts no keys:
+// what signature it has is not looked at.
+func ReadBundle(packed []byte, limit int64) (*policy.Push, error) {
+	files, err := unpack(packed, limit)
+	if err != nil {
+		return nil, err
+	}
+	return readBundle(files, limit)
+}
+
+func readBundle(files []bundleFile, limit int64) (*policy.Push, error) {
 	c := &policy.Content{Modules: map[string]string{}}
 	var rest bundleFiles
 	for _, f := range files {
-		if strings.HasSuffix(f.name, bundle.RegoExt) {
+		switch {
+		case !f.counts:
+		case strings.HasSuffix(f.name, bundle.RegoExt):
 			c.Modules[f.name] = string(f.content)
-		} else {
+		default:
 			rest = append(rest, f)
 		}
 	}
@@ -68,9 +99,11 @@ func ParseBundle(packed []byte, limit int64) (*policy.Content, error) {
 	if err := withinRoots(c.Modules, *b.Manifest.Roots); err != nil {
 		return nil, err
 	}
-	if c.EntryPoints, err = entryPoints(b.Manifest.Metadata); err != nil {
+	told, err := readMetadata(b.Manifest.Metadata)
+	if err != nil {
 		return nil, err
 	}
+	c.EntryPoints = told.EntryPoints
 	c.Note = b.Manifest.Revision
 	// The data hold numbers as OPA keeps them, which only encoding/json writes as numbers.
 	if c.Data, err = stdjson.Marshal(b.Data); err != nil {
@@ -82,7 +115,19 @@ func ParseBundle(packed []byte, limit int64) (*policy.Content, error) {
 	if err != nil {
 		return nil, refusedBundle("", "%s", fault.From(err).Detail)
 	}
-	return whole, nil
+	if told.Number == 0 {
+		told.Number = wholeNumber(b.Manifest.Revision)
+	}
+	return &policy.Push{Content: *whole, Number: told.Number}, nil
+}
+
+// wholeNumber gives the number that s is the plain form of; 0 if of none.
+func wholeNumber(s string) uint64 {
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil || strconv.FormatUint(n, 10) != s {
+		return 0
+	}
+	return n
 }
 
 // refusedBundle is an invalid_policy error about a file of a bundle, or about
@@ -100,9 +145,10 @@ func refusedBundle(file, format string, args ...any) error {
 type bundleFile struct {
 	name    string // relative to the root of the bundle, without a leading slash
 	content []byte
+	counts  bool // is a part of the policy
 }
 
-// unpack gives the files of the archive that count, each checked on its own.
+// unpack gives the files of the archive, each checked on its own.
 // It never holds more than limit bytes of them.
 func unpack(packed []byte, limit int64) ([]bundleFile, error) {
 	stream := &meter{left: limit}
@@ -148,9 +194,7 @@ func unpack(packed []byte, limit int64) ([]bundleFile, error) {
 		if err != nil {
 			return nil, err
 		}
-		if counts {
-			files = append(files, bundleFile{name, content})
-		}
+		files = append(files, bundleFile{name, content, counts})
 	}
 	return files, stream.end()
 }
@@ -178,9 +222,10 @@ func entryName(raw string) (string, error) {
 // whether the file takes part.
 func checkFile(name string, content []byte) (counts bool, err error) {
 	switch base := path.Base(name); {
+	case name == signatureFile:
+		return false, nil
 	case bundle.IsSignaturesFile(name):
-		return false, refusedBundle(name, "signed bundles are not taken by this version, which could not verify the signature; "+
-			"verify it yourself and send the bundle without %s", base)
+		return false, refusedBundle(name, "the signature belongs at the root of the bundle")
 	case base == bundle.WasmFile || base == bundle.PlanFile || base == bundle.PlanProtoFile:
 		return false, refusedBundle(name, "compiled policies are not taken; build the bundle with --target rego")
 	case base == patchFile:
@@ -253,23 +298,25 @@ func withinRoots(modules map[string]string, roots []string) error {
 	return nil
 }
 
-// entryPoints reads what the manifest tells muster.
-func entryPoints(metadata map[string]any) (policy.EntryPoints, error) {
-	var told struct {
-		EntryPoints policy.EntryPoints `json:"entry_points"`
-	}
-	given, ok := metadata[metadataKey]
+// metadata is what the manifest tells muster.
+type metadata struct {
+	EntryPoints policy.EntryPoints `json:"entry_points"`
+	Number      uint64             `json:"number"`
+}
+
+func readMetadata(all map[string]any) (told metadata, err error) {
+	given, ok := all[metadataKey]
 	if !ok {
-		return told.EntryPoints, nil
+		return told, nil
 	}
 	raw, err := stdjson.Marshal(given)
 	if err == nil {
 		err = json.Unmarshal(raw, &told, json.RejectUnknownMembers(true))
 	}
 	if err != nil {
-		return told.EntryPoints, refusedBundle(bundle.ManifestExt, `metadata.%s must be like {"entry_points":{"write":"api/registry/authz","lookup":"api/security/authz"}}`, metadataKey)
+		return told, refusedBundle(bundle.ManifestExt, `metadata.%s must be like {"number":7,"entry_points":{"write":"api/registry/authz","lookup":"api/security/authz"}}`, metadataKey)
 	}
-	return told.EntryPoints, nil
+	return told, nil
 }
 
 // meter reads at most so many bytes, and remembers what went wrong below the

@@ -69,7 +69,7 @@ const (
 )
 
 func TestBundle(t *testing.T) {
-	c, err := ParseBundle(bundleOf(t,
+	c, err := ReadBundle(bundleOf(t,
 		entryOf{name: "./", kind: tar.TypeDir},
 		entryOf{name: "./authz/", kind: tar.TypeDir},
 		file("./authz/write.rego", v1Module),
@@ -94,7 +94,7 @@ func TestBundle(t *testing.T) {
 	if c.Note != "git:4711" || c.EntryPoints.Write != "shop/authz" || c.EntryPoints.Lookup != "" {
 		t.Errorf("note %q, entry points %+v", c.Note, c.EntryPoints)
 	}
-	report, err := engine(t).Check(t.Context(), c)
+	report, err := engine(t).Check(t.Context(), &c.Content)
 	if err != nil || report.Tests.Passed != 1 {
 		t.Errorf("checked as any content: %+v, %v", report, err)
 	}
@@ -113,7 +113,7 @@ func TestBundleAsOPAWritesIt(t *testing.T) {
 	if err := bundle.Write(&packed, b); err != nil {
 		t.Fatal(err)
 	}
-	c, err := ParseBundle(packed.Bytes(), bundleLimit)
+	c, err := ReadBundle(packed.Bytes(), bundleLimit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,8 +153,7 @@ func TestBundleRefused(t *testing.T) {
 		"wasm":                {[]entryOf{good, file("policy.wasm", "\x00asm")}, "target rego"},
 		"plan":                {[]entryOf{good, file("x/plan.json", `{}`)}, "target rego"},
 		"delta":               {[]entryOf{file("patch.json", `{"data":[]}`)}, "delta"},
-		"signed":              {[]entryOf{good, file(".signatures.json", `{"signatures":["x"]}`)}, "signed bundles are not taken by this version"},
-		"signed below":        {[]entryOf{good, file("x/.signatures.json", `{}`)}, "signed bundles are not taken by this version"},
+		"signed below":        {[]entryOf{good, file("x/.signatures.json", `{}`)}, "root of the bundle"},
 		"manifest below":      {[]entryOf{good, file("x/.manifest", `{}`)}, "root of the bundle"},
 		"two manifests":       {[]entryOf{good, file(".manifest", `{}`), file(".manifest.pb", "")}, "multiple manifest"},
 		"broken manifest":     {[]entryOf{good, file(".manifest", `{"roots":[`)}, "JSON"},
@@ -177,7 +176,7 @@ func TestBundleRefused(t *testing.T) {
 		"nothing":             {nil, "at least one module"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := ParseBundle(bundleOf(t, tc.entries...), 2*bundleLimit)
+			_, err := ReadBundle(bundleOf(t, tc.entries...), 2*bundleLimit)
 			if f := refusal(t, err); !strings.Contains(f.Detail, tc.says) {
 				t.Errorf("%q does not say %q", f.Detail, tc.says)
 			}
@@ -205,7 +204,7 @@ func TestBundleThatIsNone(t *testing.T) {
 		"two archives":       {zip(t, append(bytes.Clone(plain), plain...)), fault.InvalidPolicy},
 		"two streams":        {append(bytes.Clone(whole), whole...), fault.InvalidPolicy},
 	} {
-		if _, err := ParseBundle(tc.packed, bundleLimit); !fault.Is(err, tc.code) {
+		if _, err := ReadBundle(tc.packed, bundleLimit); !fault.Is(err, tc.code) {
 			t.Errorf("%s: %v, want %s", name, err, tc.code)
 		}
 	}
@@ -252,7 +251,7 @@ func TestBundleBomb(t *testing.T) {
 			var before, after runtime.MemStats
 			runtime.GC()
 			runtime.ReadMemStats(&before)
-			_, err := ParseBundle(packed, bundleLimit)
+			_, err := ReadBundle(packed, bundleLimit)
 			runtime.ReadMemStats(&after)
 			if !fault.Is(err, fault.TooLarge) {
 				t.Fatalf("%v, want %s", err, fault.TooLarge)
@@ -282,7 +281,7 @@ func TestBundleAnything(t *testing.T) {
 		if err := w.Close(); err != nil {
 			t.Fatal(err)
 		}
-		c, err := ParseBundle(packed.Bytes(), bundleLimit)
+		c, err := ReadBundle(packed.Bytes(), bundleLimit)
 		switch {
 		case err == nil && len(c.Modules) > 0:
 		case fault.Is(err, fault.InvalidPolicy), fault.Is(err, fault.TooLarge), fault.Is(err, fault.BadRequest):
