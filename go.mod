@@ -3,6 +3,7 @@ module github.com/muster-registry/muster
 go 1.26.8
 
 require (
+	github.com/DeRuina/timberjack v1.4.9
 	github.com/ProtonMail/go-crypto v1.5.2
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/armon/go-metrics v0.4.1

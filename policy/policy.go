@@ -112,6 +112,34 @@ type Decision struct {
 	EntryPoint string    // the path that was asked, "a/b"; "" where none was
 	Time       time.Time // as the policy saw it
 	Chance     Chance    // nil: the policy asked for nothing that may differ next time
+	Cause      Cause     // of a refusal by the rules; see [Decision.Why]
+}
+
+// Cause is the kind of thing that a refusal comes from.
+type Cause string
+
+// The causes of a refusal.
+const (
+	Denied     Cause = "denied"      // a deny gave its reason
+	NotAllowed Cause = "not_allowed" // no rule allows it
+	Failed     Cause = "failed"      // the policy failed, or gave no plain answer
+	Unanswered Cause = "unanswered"  // no answer came in time
+	ByRole     Cause = "role"        // no policy is defined, and the roles do not allow it
+)
+
+// Why gives the cause of a refusal; "" for what is allowed.
+func (d *Decision) Why() Cause {
+	switch {
+	case d.Allow:
+		return ""
+	case d.Cause != "":
+		return d.Cause
+	case d.Missed:
+		return Unanswered
+	case d.Default:
+		return ByRole
+	}
+	return Failed
 }
 
 // Chance are the results of built-ins that may give another one next time, such

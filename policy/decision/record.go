@@ -8,29 +8,32 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/muster-registry/muster/policy"
 )
 
 // Record is one decision with everything that it takes to explain it and to
 // make it again: what was asked, when, of which revision, and what came out.
 // Its input is not masked.
 type Record struct {
-	ID             string            `json:"decision_id"`
-	Time           time.Time         `json:"time"` // as the policy saw it
-	Node           string            `json:"node"`
-	PolicyRevision uint64            `json:"policy_revision"`
-	Revision       uint64            `json:"revision,omitzero"` // of the data that was decided on; 0: not known
-	Engine         string            `json:"engine,omitempty"`
-	EntryPoint     string            `json:"entrypoint"`
-	Input          jsontext.Value    `json:"input,omitzero"`       // nil: not kept
-	InputBytes     int               `json:"input_bytes,omitzero"` // of an input too large to be kept
-	Result         Result            `json:"result"`
-	TookNS         int64             `json:"took_ns"`
-	RequestedBy    string            `json:"requested_by,omitempty"` // the address that asked
-	Principal      string            `json:"principal,omitempty"`
-	RequestID      string            `json:"request_id,omitempty"`
-	Trace          Trace             `json:",inline"`
-	Chance         jsontext.Value    `json:"nd_builtin_cache,omitzero"` // results of built-ins that may differ next time
-	Labels         map[string]string `json:"labels,omitempty"`
+	ID             string         `json:"decision_id"`
+	Time           time.Time      `json:"time"` // as the policy saw it
+	Node           string         `json:"node"`
+	PolicyRevision uint64         `json:"policy_revision"`
+	Revision       uint64         `json:"revision,omitzero"` // of the data that was decided on; 0: not known
+	Engine         string         `json:"engine,omitempty"`
+	EntryPoint     string         `json:"entrypoint"`
+	Named          bool           `json:"named,omitzero"`       // the caller named the entry point
+	Input          jsontext.Value `json:"input,omitzero"`       // nil: not kept
+	InputBytes     int            `json:"input_bytes,omitzero"` // of an input too large to be kept
+	Result         Result         `json:"result"`
+	TookNS         int64          `json:"took_ns"`
+	RequestedBy    string         `json:"requested_by,omitempty"` // the address that asked
+	Principal      string         `json:"principal,omitempty"`
+	RequestID      string         `json:"request_id,omitempty"`
+	Trace
+	Chance jsontext.Value    `json:"nd_builtin_cache,omitzero"` // results of built-ins that may differ next time
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // Result is what a decision came to.
@@ -40,6 +43,8 @@ type Result struct {
 	Filtered jsontext.Value `json:"filtered,omitzero"`
 	Missed   bool           `json:"missed,omitzero"`  // refused because no answer came in time
 	Default  bool           `json:"default,omitzero"` // the built-in roles alone have decided
+	Cause    policy.Cause   `json:"cause,omitempty"`  // of a refusal
+	Value    jsontext.Value `json:"value,omitzero"`   // of a document that was asked for by its path
 }
 
 // Trace is the place of a request in a distributed trace (W3C Trace Context).
@@ -67,6 +72,19 @@ func hexadecimal(s string, n int) bool {
 	}
 	_, err := hex.DecodeString(s)
 	return err == nil
+}
+
+// Past gives what it takes to make the decision again; nil where its input was
+// not kept.
+func (r *Record) Past() *policy.Past {
+	if r.Input == nil {
+		return nil
+	}
+	p := &policy.Past{Input: r.Input, Time: r.Time, Chance: r.Chance}
+	if r.Named {
+		p.EntryPoint = r.EntryPoint
+	}
+	return p
 }
 
 func (r *Record) encode() ([]byte, error) {

@@ -31,10 +31,12 @@ type verdict struct {
 	reasons  []string
 	filtered []byte
 	chance   ndb.NDBCache
+	cause    policy.Cause
 }
 
 func (v *verdict) fill(d *policy.Decision) {
 	d.Allow, d.Reasons, d.Filtered, d.Missed = v.allow, v.reasons, v.filtered, v.missed
+	d.Cause = v.cause
 	if len(v.chance) > 0 {
 		d.Chance = v.chance
 	}
@@ -146,11 +148,13 @@ func judge(entry *entry, result *ast.Term) *verdict {
 		return list.Elem(0)
 	}
 	allow, deny := answer("allow"), answer("deny")
-	v.reasons = denials(entry, deny)
+	if v.reasons = denials(entry, deny); len(v.reasons) > 0 {
+		v.cause = policy.Denied
+	}
 	if yes, ok := value(allow).(ast.Boolean); ok && bool(yes) {
 		v.allow = len(v.reasons) == 0
 	} else if len(v.reasons) == 0 {
-		v.reasons = []string{unmet(entry, allow)}
+		v.reasons, v.cause = []string{unmet(entry, allow)}, policy.NotAllowed
 	}
 	if filtered := answer("filtered"); v.allow && filtered != nil {
 		b, err := encode(filtered)

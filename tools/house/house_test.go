@@ -69,8 +69,9 @@ var homes = map[string][]string{
 	"github.com/open-policy-agent/opa":         {"policy/rego", "policy/rego/library", "api/opa"},
 	"github.com/go-git/go-git":                 {"policy/git"},
 	"go.etcd.io/bbolt":                         {"fsm", "cluster"}, // in cluster: the options of raft-boltdb
+	"github.com/DeRuina/timberjack":            {"policy/decision"},
 	"github.com/spf13/cobra":                   {"cmd/muster"},
-	"github.com/prometheus/client_golang":      {"cluster", "fsm", "node", "policy/shadow"},
+	"github.com/prometheus/client_golang":      {"cluster", "fsm", "node", "policy/decision", "policy/shadow"},
 	"github.com/anishathalye/porcupine":        {"jepsen/…"},
 	"github.com/getkin/kin-openapi":            {"api/rest"},
 	"github.com/schollz/progressbar":           {"cmd/muster"},
