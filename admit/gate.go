@@ -21,6 +21,7 @@ import (
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
+	"github.com/muster-registry/muster/registry/schema"
 	"github.com/muster-registry/muster/setting"
 )
 
@@ -67,6 +68,7 @@ type Gate struct {
 	settings map[setting.Kind]Setting
 
 	signedOnly bool
+	schemas    schema.Cache
 }
 
 // New makes a gate. stale tells the errors by which Apply asks for another
@@ -243,6 +245,9 @@ func (g *Gate) admitPut(ctx context.Context, st State, in *command.Intent, cmd *
 			return nil, err
 		}
 	}
+	if err := g.meets(st, next); err != nil {
+		return nil, err
+	}
 	cmd.Op = &command.Command_Put{Put: next}
 	return stamp(cmd, d), nil
 }
@@ -264,7 +269,7 @@ func (g *Gate) admitService(ctx context.Context, st State, in *command.Intent, i
 	if d.Filtered != nil {
 		return fault.New(fault.ServiceNotFound, "there is no service %s in namespace %s, and the policy changes what is stored of a service, so create_service cannot make it; register it first", t.name, t.namespace)
 	}
-	return nil
+	return g.meets(st, &command.Put{Kind: t.kind, Namespace: t.namespace, Name: t.name, Spec: spec})
 }
 
 func (g *Gate) admitDelete(ctx context.Context, st State, in *command.Intent, cmd *command.Command, p *command.Delete) (*command.Command, error) {

@@ -34,6 +34,7 @@ import (
 	"github.com/muster-registry/muster/policy/shadow"
 	"github.com/muster-registry/muster/policy/sign"
 	"github.com/muster-registry/muster/registry/definition"
+	"github.com/muster-registry/muster/setting"
 )
 
 // drainTime bounds how long a node that shuts down waits for its callers.
@@ -126,6 +127,7 @@ func (n *Node) wire() {
 	n.decider = decision.Observed(n.engine, n.shadow)
 	n.gate = admit.New(n.admission, log{n}, n.decider, n.engine, again)
 	n.wireKeys()
+	n.gate.Setting(setting.Schema, admit.Schemas())
 	n.leases = lease.New(log{n}, n.logger)
 	n.beats = lease.NewBatch(n.cluster.Call)
 

@@ -23,12 +23,14 @@ type settingRoute struct {
 	answer   any
 	// show gives the record as callers may see it, without its secrets; nil: all of it.
 	show func(record []byte) ([]byte, error)
+	// check answers instead of a put that says ?check=true, and stores nothing; nil: there is no such thing.
+	check func(c *call, namespace, name string, body []byte) error
 }
 
 // settingTable lists the kinds that callers change by their name. Each has its
 // rule in the gate.
 func settingTable() []settingRoute {
-	return []settingRoute{keyRoute(), requirementRoute()}
+	return []settingRoute{keyRoute(), requirementRoute(), schemaRoute()}
 }
 
 func settingRoutes() []Route {
@@ -46,13 +48,17 @@ func (s settingRoute) routes() []Route {
 	}
 	missing := []fault.Code{fault.NotFound}
 	label := string(s.kind)
+	var query []Param
+	if s.check != nil {
+		query = []Param{{Name: "check", Type: "boolean", Description: "store nothing, and tell which records would not meet it"}}
+	}
 	return []Route{
 		{Method: http.MethodGet, Path: s.base, ID: "list" + s.many, Summary: "List the settings of the kind " + label,
 			Action: policy.Read, Kind: s.resource, Status: 200, Reads: true, Pages: true, Answer: s.answer, handle: s.list},
 		{Method: http.MethodGet, Path: path, ID: "get" + s.one, Summary: "Get a " + label,
 			Action: policy.Read, Kind: s.resource, Status: 200, Reads: true, Answer: s.answer, Refusals: missing, handle: s.get},
 		{Method: http.MethodPut, Path: path, ID: "put" + s.one, Summary: "Create or change a " + label,
-			Action: policy.Manage, Kind: s.resource, Status: 200, Writes: true, Body: s.body, Answer: s.answer, handle: s.put},
+			Action: policy.Manage, Kind: s.resource, Status: 200, Writes: true, Query: query, Body: s.body, Answer: s.answer, handle: s.put},
 		{Method: http.MethodDelete, Path: path, ID: "delete" + s.one, Summary: "Delete a " + label,
 			Action: policy.Manage, Kind: s.resource, Status: 204, Writes: true, Refusals: missing, handle: s.delete},
 	}
@@ -123,6 +129,18 @@ func (s settingRoute) put(c *call) error {
 	body, err := c.body(c.api.opt.MaxBody)
 	if err != nil {
 		return err
+	}
+	if s.check != nil {
+		q, err := c.query()
+		if err != nil {
+			return err
+		}
+		if only, err := flag(q, "check"); err != nil || only {
+			if err != nil {
+				return err
+			}
+			return s.check(c, namespace, name, body)
+		}
 	}
 	receipt, err := c.submit(&command.Command{Op: &command.Command_Put{Put: &command.Put{
 		Kind: command.Kind_SETTING, Service: string(s.kind), Namespace: namespace, Name: name, Spec: body,

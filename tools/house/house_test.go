@@ -33,6 +33,7 @@ var rooms = map[string][]string{
 	"pki":                 {},
 	"registry":            {"fault", "registry/definition"},
 	"registry/definition": {"fault"},
+	"registry/schema":     {"fault"},
 	"policy":              {"fault"},
 	"policy/rego":         {"policy", "policy/sign", "fault"},
 	"policy/rego/library": {"policy", "registry/definition"},
@@ -48,7 +49,7 @@ var rooms = map[string][]string{
 	"cluster":             {"command", "fault", "cluster/wire", "cluster/journal"},
 	"cluster/journal":     {"fault"},
 	"cluster/wire":        {"fault"},
-	"admit":               {"command", "policy", "policy/sign", "identity", "registry", "setting", "fsm", "fault"},
+	"admit":               {"command", "policy", "policy/sign", "identity", "registry/…", "setting", "fsm", "fault"},
 	"lease":               {"command", "registry", "fault"},
 	"api/rest":            {"registry/…", "policy", "policy/sign", "identity", "setting", "command", "fault"},
 	"api/opa":             {"policy", "policy/rego", "identity", "command", "fault"},
@@ -82,7 +83,7 @@ var homes = map[string][]string{
 
 // pure rooms are the same on every replica: time, chance and surroundings reach
 // them in commands only.
-var pure = []string{"fsm", "registry", "registry/definition", "policy", "policy/sign", "setting"}
+var pure = []string{"fsm", "registry", "registry/definition", "registry/schema", "policy", "policy/sign", "setting"}
 
 var impure = map[string][]string{
 	"time": {"Now", "Since", "Until"},
