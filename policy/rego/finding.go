@@ -37,6 +37,7 @@ const (
 	ruleNotBoolean   = "allow-not-boolean"
 	ruleNoEntryPoint = "no-entry-point"
 	ruleWalk         = "walk-on-hot-path"
+	ruleNegation     = "undefined-under-not"
 	ruleV0           = "rego-v0"
 )
 
@@ -64,6 +65,8 @@ var rules = func() map[string]Rule {
 		{ruleNoEntryPoint, policy.SeverityWarning, "Nothing is defined at an entry point.", "name the package as the entry point says, or the entry point as the package"},
 		{ruleWalk, policy.SeverityWarning, "A decision visits every value of a document that callers make as large as they like.",
 			"walk only the part that matters, such as input.resource.payload.servers, or refer to it by its path"},
+		{ruleNegation, policy.SeverityWarning, "A not does not hold where an argument of what it negates is undefined.",
+			"give the argument a value first, as in tier := object.get(input.resource.metadata, \"tier\", \"\"), and negate what is said of that"},
 		{ruleV0, policy.SeverityInfo, "The module is Rego v0.", "opa fmt --v0-v1 rewrites it for Rego v1"},
 	} {
 		all[r.ID] = r

@@ -73,6 +73,12 @@ func TestFindings(t *testing.T) {
 		"walk, in what calls it": {"walk-on-hot-path", 4,
 			quiet + "allow if count(all(input)) < 9\nall(x) := {v | some v; walk(x, [_, v])}",
 			quiet + "allow if count(input.path) < 9\nall(x) := {v | some v; walk(x, [_, v])}", ""},
+		"not of what may be undefined": {"undefined-under-not", 3,
+			quiet + "deny contains \"x\" if not input.resource.metadata.tier in {\"a\"}",
+			quiet + "deny contains \"x\" if { tier := object.get(input.resource.metadata, \"tier\", \"\"); not tier in {\"a\"} }", ""},
+		"not of a text that may be undefined": {"undefined-under-not", 4,
+			quiet + "import input.attributes.request.http as h\ndeny contains \"x\" if { not startswith(h.headers.accept, \"a\") }",
+			quiet + "import input.attributes.request.http as h\ndeny contains \"x\" if { not startswith(h.path, \"/v1\"); not h.headers.accept == \"a\" }", ""},
 		"version 0": {"rego-v0", 1, "package api.registry.authz\ndefault allow = false\nallow { input.a }", quiet + "allow if input.a", ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -45,6 +45,7 @@ func lint(modules map[string]*ast.Module) (found []policy.Finding) {
 			}
 		}
 		found = append(found, l.decodeOrder()...)
+		found = append(found, l.negations(l.rule)...)
 	})
 	return found
 }

@@ -46,6 +46,7 @@ type call struct {
 // local is one rule with what its variables stand for.
 type local struct {
 	*names
+	rule     *ast.Rule
 	vars     map[ast.Var]*ast.Term
 	calls    []call
 	verdicts map[string]bool // terms that are asked whether they are true
@@ -53,7 +54,7 @@ type local struct {
 }
 
 func (n *names) in(rule *ast.Rule) *local {
-	l := &local{names: n, vars: map[ast.Var]*ast.Term{}, verdicts: map[string]bool{}, opened: map[string]bool{}}
+	l := &local{names: n, rule: rule, vars: map[ast.Var]*ast.Term{}, verdicts: map[string]bool{}, opened: map[string]bool{}}
 	add := func(terms []*ast.Term, at *ast.Location) {
 		c := call{name: terms[0].String(), args: terms[1:], at: at}
 		l.calls = append(l.calls, c)

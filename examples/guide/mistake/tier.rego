@@ -1,0 +1,12 @@
+# Every service says how much it matters.
+package api.registry.auth
+
+import rego.v1
+
+default allow := true
+
+deny contains "set metadata.tier to gold, silver or bronze" if {
+	input.resource.kind == "service"
+	input.action in {"register", "update"}
+	not input.resource.metadata.tier in {"gold", "silver", "bronze"}
+}
