@@ -155,6 +155,7 @@ func TestWorkingWithACluster(t *testing.T) {
 	t.Run("tokens and denial", func(t *testing.T) { tokens(t, s) })
 	t.Run("policy", func(t *testing.T) { policies(t, s, file) })
 	t.Run("shadow", func(t *testing.T) { shadows(t, s) })
+	t.Run("signed policies", func(t *testing.T) { signedPolicies(t, s) })
 	t.Run("snapshot", func(t *testing.T) { snapshots(t, s) })
 	t.Run("tls", func(t *testing.T) {
 		out := s.ok(t, "tls", "verify", strings.TrimPrefix(d.Nodes[0].Control, "https://"))

@@ -23,16 +23,30 @@ import (
 func (a *app) policy() *cobra.Command {
 	return group("policy", "Check, push, activate and take back policies",
 		a.policyCheck(), a.policyTest(), a.policyPush(), a.policyList(), a.policyGet(), a.policyActivate(),
-		a.policyShadow(), a.policyDiff(), a.policyRollback(), a.policyEval())
+		a.policyShadow(), a.policyDiff(), a.policyRollback(), a.policyEval(), a.policyKey())
 }
 
 func (a *app) policyPush() *cobra.Command {
 	var activate, shadow bool
-	var note string
+	var note, signature string
 	var share float64
 	c := &cobra.Command{
-		Use: "push FILE|DIR…", Short: "Store a new policy revision from Rego files and data.json or data.yaml", Args: cobra.MinimumNArgs(1),
+		Use: "push FILE|DIR…", Short: "Store a new policy revision from Rego files and data.json or data.yaml, or from an OPA bundle", Args: cobra.MinimumNArgs(1),
+		Long: "Store a new policy revision from Rego files and data.json or data.yaml, or from one OPA\nbundle (.tar.gz). With --signature the file named is sent byte for byte: a bundle, or\nJSON such as {\"modules\":{\"a.rego\":\"…\"},\"number\":7}.",
 		RunE: a.do(func(cmd *cobra.Command, args []string) error {
+			if p, ok, err := asIs(args, note, signature); ok {
+				if err != nil {
+					return err
+				}
+				c, err := a.dial()
+				if err != nil {
+					return err
+				}
+				if p.Activate = activate; shadow {
+					p.Shadow = share
+				}
+				return a.showPolicy(c.PushPolicy(cmd.Context(), p))
+			}
 			body, _, err := content(args, note)
 			if err != nil {
 				return err
@@ -52,6 +66,7 @@ func (a *app) policyPush() *cobra.Command {
 	c.Flags().Float64Var(&share, "share", 1, "of the decisions that the shadow sees, above 0 and at most 1")
 	c.MarkFlagsMutuallyExclusive("activate", "shadow")
 	c.Flags().StringVar(&note, "note", "", "what the revision is for")
+	c.Flags().StringVar(&signature, "signature", "", "file with an OpenPGP signature over the file that is pushed, as gpg --detach-sign makes it")
 	a.outputFlag(c)
 	return c
 }
@@ -72,7 +87,7 @@ func (a *app) showPolicy(rec *client.Record, err error) error {
 }
 
 func policyTable(items []jsontext.Value) (table, error) {
-	t := table{head: []string{"REVISION", "STATE", "TESTS", "FINDINGS", "CREATED", "NOTE", "DIGEST"}, wideFrom: 6}
+	t := table{head: []string{"REVISION", "STATE", "TESTS", "FINDINGS", "CREATED", "NOTE", "SIGNED BY", "NUMBER", "SOURCE", "DIGEST"}, wideFrom: 6}
 	for _, item := range items {
 		var p struct {
 			Revision  uint64           `json:"revision"`
@@ -82,6 +97,7 @@ func policyTable(items []jsontext.Value) (table, error) {
 			Tests     policy.Tests     `json:"tests"`
 			Findings  []policy.Finding `json:"findings"`
 			CreatedAt time.Time        `json:"created_at"`
+			policy.Origin
 		}
 		if err := json.Unmarshal(item, &p); err != nil {
 			return t, err
@@ -91,7 +107,8 @@ func policyTable(items []jsontext.Value) (table, error) {
 		if !p.CreatedAt.IsZero() {
 			at = p.CreatedAt.Local().Format(time.DateTime)
 		}
-		t.rows = append(t.rows, []string{strconv.FormatUint(p.Revision, 10), p.State, tests, strconv.Itoa(len(p.Findings)), at, p.Note, p.Digest})
+		by, number, source := signer(p.Signature, p.Source)
+		t.rows = append(t.rows, []string{strconv.FormatUint(p.Revision, 10), p.State, tests, strconv.Itoa(len(p.Findings)), at, p.Note, by, number, source, p.Digest})
 		t.names = append(t.names, "policy/"+strconv.FormatUint(p.Revision, 10))
 	}
 	return t, nil
