@@ -69,6 +69,7 @@ type Gate struct {
 
 	signedOnly bool
 	schemas    schema.Cache
+	reviewer   Reviewer
 }
 
 // New makes a gate. stale tells the errors by which Apply asks for another
@@ -221,6 +222,10 @@ func (g *Gate) admitPut(ctx context.Context, st State, in *command.Intent, cmd *
 	if t.kind != command.Kind_VERSION {
 		res.Holder = p.Spec
 	}
+	spec, err := g.review(ctx, st, t, p.Spec, p.Document, &res)
+	if err != nil {
+		return nil, err
+	}
 	d, err := g.decide(ctx, st, in, action, res)
 	if err != nil {
 		return nil, err
@@ -237,11 +242,14 @@ func (g *Gate) admitPut(ctx context.Context, st State, in *command.Intent, cmd *
 		}
 	}
 	next := &command.Put{
-		Kind: p.Kind, Namespace: p.Namespace, Service: p.Service, Name: p.Name, Spec: p.Spec, Document: p.Document,
+		Kind: p.Kind, Namespace: p.Namespace, Service: p.Service, Name: p.Name, Spec: spec, Document: p.Document,
 		CreateService: now.serviceMissing, Observed: now.revision,
 	}
 	if d.Filtered != nil {
 		if next.Spec, next.Document, err = t.refilter(p, d.Filtered); err != nil {
+			return nil, err
+		}
+		if next.Spec, err = g.review(ctx, st, t, next.Spec, next.Document, &res); err != nil {
 			return nil, err
 		}
 	}

@@ -31,6 +31,7 @@ import (
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/decision"
 	"github.com/muster-registry/muster/policy/rego"
+	"github.com/muster-registry/muster/policy/rego/library"
 	"github.com/muster-registry/muster/policy/shadow"
 	"github.com/muster-registry/muster/policy/sign"
 	"github.com/muster-registry/muster/registry/definition"
@@ -93,7 +94,11 @@ func Run(ctx context.Context, cfg *Config, version string, logger *slog.Logger) 
 	if n.cluster, err = cluster.Open(n.clusterConfig(certs, registry), n.machine); err != nil {
 		return err
 	}
-	n.wire()
+	rules, err := library.New(library.Options{Logger: n.logger})
+	if err != nil {
+		return fmt.Errorf("the rules about definitions: %w", err)
+	}
+	n.wire(rules)
 	n.metrics.watch(n)
 	return n.serve(ctx, certs, registry)
 }
@@ -122,12 +127,13 @@ func (n *Node) clusterConfig(certs *certificates, reg prometheus.Registerer) clu
 }
 
 // wire connects the rooms; nothing runs yet.
-func (n *Node) wire() {
+func (n *Node) wire(rules *library.Library) {
 	n.shadow = shadow.New(shadow.Options{Engine: n.engine, Logger: n.logger})
 	n.decider = decision.Observed(n.engine, n.shadow)
 	n.gate = admit.New(n.admission, log{n}, n.decider, n.engine, again)
 	n.wireKeys()
 	n.gate.Setting(setting.Schema, admit.Schemas())
+	n.gate.Definitions(rules)
 	n.leases = lease.New(log{n}, n.logger)
 	n.beats = lease.NewBatch(n.cluster.Call)
 

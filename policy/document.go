@@ -55,6 +55,9 @@ type documentResource struct {
 	Metadata  jsontext.Value `json:"metadata"`
 	Payload   jsontext.Value `json:"payload"`
 	Previous  jsontext.Value `json:"previous"`
+
+	Findings      jsontext.Value `json:"findings,omitzero"`
+	FindingCounts jsontext.Value `json:"finding_counts,omitzero"`
 }
 
 // Document gives the input as JSON, as the public contract has it and as rules
@@ -70,6 +73,7 @@ func (in *Input) Document() ([]byte, error) {
 		Resource: documentResource{
 			Kind: in.Resource.Kind, Namespace: in.Resource.Namespace, Name: in.Resource.Name,
 			Metadata: either(in.Resource.MetadataJSON(), "{}"), Payload: either(in.Resource.Payload, "null"), Previous: either(in.Resource.Previous, "null"),
+			Findings: in.Resource.Findings, FindingCounts: in.Resource.FindingCounts,
 		},
 	}
 	lower := make(map[string]string, len(in.Headers))

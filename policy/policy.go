@@ -57,6 +57,11 @@ type Resource struct {
 	Holder    []byte // a record whose member metadata is taken where Metadata is nil, if a policy reads it
 	Payload   []byte // what would be stored, or what would be returned
 	Previous  []byte // what is stored now
+
+	// For a version that is about to be stored: what its definition shows. Nil
+	// counts mean that it was not checked.
+	Findings      []byte // a JSON array of objects with rule, severity, path, message
+	FindingCounts []byte // a JSON object of numbers by severity
 }
 
 // MetadataJSON gives the metadata, from the holder if need be; nil is {}.

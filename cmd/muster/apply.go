@@ -195,7 +195,7 @@ func compare(ctx context.Context, c *client.Client, m *manifest) (*difference, e
 		return nil, err
 	}
 	if !bytes.Equal(stored, document) {
-		d.lines = append(d.lines, fmt.Sprintf("~ document: %d bytes become %d, with the same routes and findings", len(stored), len(document)))
+		d.lines = append(d.lines, fmt.Sprintf("~ document: %d bytes become %d, with the same routes", len(stored), len(document)))
 	}
 	return d, nil
 }

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/muster-registry/muster/client"
@@ -17,11 +18,23 @@ func canonical(r client.Ref, spec jsontext.Value) (body, document []byte, err er
 	case client.Service:
 		body, err = registry.CanonicalService(r.Namespace, r.Name, spec)
 	case client.Version:
-		body, document, err = registry.CanonicalVersion(r.Namespace, r.Service, r.Name, spec)
+		if body, document, err = registry.CanonicalVersion(r.Namespace, r.Service, r.Name, spec); err == nil {
+			body, err = withoutFindings(body)
+		}
 	case client.Instance:
 		body, err = registry.CanonicalInstance(r.Namespace, r.Service, r.Name, spec)
 	}
 	return body, document, err
+}
+
+// withoutFindings leaves out what only the cluster can say about a version.
+func withoutFindings(spec jsontext.Value) (jsontext.Value, error) {
+	var members map[string]jsontext.Value
+	if err := json.Unmarshal(spec, &members); err != nil {
+		return nil, err
+	}
+	delete(members, "findings")
+	return json.Marshal(members, json.Deterministic(true))
 }
 
 func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -31,7 +31,7 @@ func example(t testing.TB, folder string) *policy.Revision {
 }
 
 func TestExamplesPassTheirTests(t *testing.T) {
-	for folder, tests := range map[string]int{"": 10, "department": 3, "department-jwt": 6, "api-admin": 5} {
+	for folder, tests := range map[string]int{"": 10, "department": 3, "department-jwt": 6, "api-admin": 5, "definition-level": 7} {
 		rev := example(t, folder)
 		report, err := engine(t).Check(t.Context(), &rev.Content)
 		if err != nil || report.Tests != (policy.Tests{Passed: tests}) {

@@ -25,7 +25,7 @@ type node struct {
 }
 
 type leaf struct {
-	term func(in *policy.Input) *ast.Term
+	term func(in *policy.Input) *ast.Term // nil: not there
 	key  func(b []byte, in *policy.Input) []byte
 	some func(names []string) leaf // the leaf with only these names; nil: cannot be divided
 }
@@ -65,7 +65,9 @@ var document = under("input",
 		at("name", text(func(in *policy.Input) string { return in.Resource.Name })),
 		at("metadata", raw(emptyObject, func(in *policy.Input) []byte { return in.Resource.MetadataJSON() })),
 		at("payload", raw(null, func(in *policy.Input) []byte { return in.Resource.Payload })),
-		at("previous", raw(null, func(in *policy.Input) []byte { return in.Resource.Previous }))),
+		at("previous", raw(null, func(in *policy.Input) []byte { return in.Resource.Previous })),
+		at("findings", raw(nil, func(in *policy.Input) []byte { return in.Resource.Findings })),
+		at("finding_counts", raw(nil, func(in *policy.Input) []byte { return in.Resource.FindingCounts }))),
 )
 
 var (
@@ -242,7 +244,9 @@ func (n *node) build(in *policy.Input) *ast.Term {
 	}
 	o := ast.NewObjectWithCapacity(len(n.kids))
 	for i := range n.kids {
-		o.Insert(n.kids[i].name, n.kids[i].build(in))
+		if kid := n.kids[i].build(in); kid != nil {
+			o.Insert(n.kids[i].name, kid)
+		}
 	}
 	return ast.NewTerm(o)
 }

@@ -215,6 +215,7 @@ func (l *Library) judge(ctx context.Context, n *definition.Normal, data ast.Obje
 		return nil, err
 	}
 	defer store.Abort(ctx, txn)
+	began := time.Now()
 	cancel := topdown.NewCancel()
 	timer := time.AfterFunc(l.options.Limit, cancel.Cancel)
 	defer timer.Stop()
@@ -228,7 +229,7 @@ func (l *Library) judge(ctx context.Context, n *definition.Normal, data ast.Obje
 	var result *ast.Term
 	err = query.Iter(ctx, func(r topdown.QueryResult) error { result = r[ast.Var("findings")]; return nil })
 	switch {
-	case topdown.IsCancel(err) || cancel.Cancelled():
+	case topdown.IsCancel(err) || time.Since(began) > l.options.Limit:
 		return nil, fmt.Errorf("the rules took longer than %v", l.options.Limit)
 	case err != nil:
 		return nil, err
