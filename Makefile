@@ -44,7 +44,7 @@ down:
 
 # muster and etcd side by side; several minutes.
 bench: build
-	cd bench && CGO_ENABLED=0 $(GO) build -o ../bin/etcd go.etcd.io/etcd/server/v3 && $(GO) run .
+	cd bench && CGO_ENABLED=0 $(GO) build -o ../bin/etcd go.etcd.io/etcd/server/v3 && CGO_ENABLED=0 $(GO) build -o ../bin/opa github.com/open-policy-agent/opa && $(GO) run . && $(GO) run . decisions
 
 # Real processes in network namespaces, partitions, and the checkers.
 jepsen: build

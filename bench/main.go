@@ -48,21 +48,22 @@ type system interface {
 }
 
 type settings struct {
-	muster, etcd, dir, systems, out string
-	port, runs                      int
-	span, warm, settle              time.Duration
+	muster, etcd, opa, dir, systems, out string
+	port, runs                           int
+	span, warm, settle                   time.Duration
 }
 
 func main() {
 	args := os.Args[1:]
-	beating := len(args) > 0 && args[0] == "heartbeats"
-	if beating {
-		args = args[1:]
+	what := ""
+	if len(args) > 0 && (args[0] == "heartbeats" || args[0] == "decisions") {
+		what, args = args[0], args[1:]
 	}
 	var s settings
-	f := flag.NewFlagSet("bench [heartbeats]", flag.ExitOnError)
+	f := flag.NewFlagSet("bench [heartbeats|decisions]", flag.ExitOnError)
 	f.StringVar(&s.muster, "muster", "../bin/muster", "the muster `binary`")
 	f.StringVar(&s.etcd, "etcd", "../bin/etcd", "the etcd `binary`")
+	f.StringVar(&s.opa, "opa", "../bin/opa", "the opa `binary`")
 	f.StringVar(&s.dir, "dir", "results/data", "`directory` for the data of both; on a disk, not in memory")
 	f.StringVar(&s.out, "out", "results", "`directory` for the JSON report")
 	f.StringVar(&s.systems, "systems", "etcd,muster", "which to run")
@@ -77,7 +78,7 @@ func main() {
 		os.Exit(2)
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := s.main(ctx, beating)
+	err := s.main(ctx, what)
 	cancel()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -85,7 +86,7 @@ func main() {
 	}
 }
 
-func (s *settings) main(ctx context.Context, beating bool) error {
+func (s *settings) main(ctx context.Context, what string) error {
 	dir, err := filepath.Abs(s.dir)
 	if err != nil {
 		return err
@@ -94,7 +95,16 @@ func (s *settings) main(ctx context.Context, beating bool) error {
 		return err
 	}
 	m := &muster{binary: s.muster, dir: filepath.Join(dir, "bench-muster"), port: s.port}
-	if beating {
+	switch what {
+	case "decisions":
+		got, err := s.decisions(ctx, m, &opa{binary: s.opa, dir: filepath.Join(dir, "bench-opa"), port: s.port + 500})
+		if err != nil {
+			return err
+		}
+		m.clear()
+		got.Machine = describe(dir, s)
+		return publish(s.out, "decisions", got, got.table())
+	case "heartbeats":
 		got, err := heartbeats(ctx, m, max(s.span, 40*time.Second))
 		if err != nil {
 			return err

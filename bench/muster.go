@@ -23,10 +23,13 @@ type muster struct {
 	dir    string
 	port   int
 
+	nodesWanted int // 0: 3
+
 	dev     *process
 	cluster cluster
 	tls     *tls.Config
 	nodes   []*url.URL
+	policy  *url.URL // the policy port of the first
 }
 
 // cluster is what bench needs of cluster.json.
@@ -37,6 +40,7 @@ type cluster struct {
 		ID      string `json:"id"`
 		PID     int    `json:"pid"`
 		Control string `json:"control"`
+		Policy  string `json:"policy"`
 	} `json:"nodes"`
 }
 
@@ -74,15 +78,20 @@ func (m *muster) start(ctx context.Context) error {
 	if err := os.RemoveAll(m.dir); err != nil {
 		return err
 	}
-	dev, err := spawn(m.dir+".log", m.binary, "dev", "--dir", m.dir, "--port-base", strconv.Itoa(m.port))
+	if err := m.spawn(ctx); err != nil {
+		return err
+	}
+	return m.pushPolicy(ctx)
+}
+
+// spawn starts the cluster that is in the folder, or a new one.
+func (m *muster) spawn(ctx context.Context) error {
+	dev, err := spawn(m.dir+".log", m.binary, "dev", "--dir", m.dir, "--port-base", strconv.Itoa(m.port), "--nodes", strconv.Itoa(m.wanted()))
 	if err != nil {
 		return err
 	}
 	m.dev = dev
-	if err := dev.await(ctx, 60*time.Second, m.ready); err != nil {
-		return err
-	}
-	return m.pushPolicy(ctx)
+	return dev.await(ctx, 60*time.Second, m.ready)
 }
 
 // ready reads cluster.json, which muster dev writes when all nodes are ready.
@@ -95,7 +104,7 @@ func (m *muster) ready(context.Context) error {
 	if err := json.Unmarshal(b, &m.cluster); err != nil {
 		return err
 	}
-	if len(m.cluster.Nodes) != 3 {
+	if len(m.cluster.Nodes) != m.wanted() {
 		return fmt.Errorf("cluster.json names %d nodes", len(m.cluster.Nodes))
 	}
 	ca, err := os.ReadFile(m.cluster.CA)
@@ -115,7 +124,15 @@ func (m *muster) ready(context.Context) error {
 		}
 		m.nodes = append(m.nodes, u)
 	}
-	return nil
+	m.policy, err = url.Parse(m.cluster.Nodes[0].Policy)
+	return err
+}
+
+func (m *muster) wanted() int {
+	if m.nodesWanted > 0 {
+		return m.nodesWanted
+	}
+	return 3
 }
 
 // pushPolicy activates the policy, and shows that it decides: what it does not

@@ -1,6 +1,7 @@
 package rego
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -78,4 +79,53 @@ func BenchmarkDecide(b *testing.B) {
 			}
 		})
 	})
+}
+
+// BenchmarkDocument is the same policy, asked as OPA's data API is: from the
+// bytes of a body to the bytes of the answer.
+func BenchmarkDocument(b *testing.B) {
+	for name, ttl := range map[string]time.Duration{"evaluated": -1, "remembered": time.Hour} {
+		b.Run(name, func(b *testing.B) {
+			e, rev, in := jwtRole(b, func(o *Options) { o.CacheTTL = ttl })
+			body, err := encode(document.build(in))
+			if err != nil {
+				b.Fatal(err)
+			}
+			ask := &Ask{Path: "api/registry/authz/allow", Body: []byte(`{"input":` + string(body) + `}`)}
+			percentiles(b, func() {
+				if a, err := e.Document(b.Context(), rev, ask); err != nil || !a.Yes {
+					b.Fatal(a, err)
+				}
+			})
+		})
+	}
+}
+
+// BenchmarkDecidePercentiles says how long most decisions of the registry take.
+func BenchmarkDecidePercentiles(b *testing.B) {
+	for name, ttl := range map[string]time.Duration{"evaluated": -1, "remembered": time.Hour} {
+		b.Run(name, func(b *testing.B) {
+			e, rev, in := jwtRole(b, func(o *Options) { o.CacheTTL = ttl })
+			percentiles(b, func() {
+				if d := e.Decide(b.Context(), rev, in); !d.Allow {
+					b.Fatal(d)
+				}
+			})
+		})
+	}
+}
+
+// percentiles runs f and reports its median and its 95th percentile.
+func percentiles(b *testing.B, f func()) {
+	b.Helper()
+	b.ReportAllocs()
+	took := make([]time.Duration, 0, 1<<20)
+	for b.Loop() {
+		from := time.Now()
+		f()
+		took = append(took, time.Since(from))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2]), "p50-ns")
+	b.ReportMetric(float64(took[len(took)*95/100]), "p95-ns")
 }
