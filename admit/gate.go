@@ -14,6 +14,7 @@ package admit
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -325,6 +326,9 @@ func (g *Gate) decide(ctx context.Context, st State, in *command.Intent, action 
 	d := g.decider.Decide(ctx, st.Policy.Active(), input(in, action, res))
 	if d.Allow {
 		return d, nil
+	}
+	if d.Unavailable {
+		return d, fault.New(fault.PolicyUnavailable, "the leader cannot decide: %s", strings.Join(d.Reasons, "; "))
 	}
 	f := fault.New(fault.PolicyDenied, "the policy refuses this %s; the reasons say why", action)
 	f.Reasons, f.DecisionID, f.PolicyRevision = d.Reasons, d.ID, d.PolicyRevision

@@ -73,6 +73,9 @@ func (g *Gate) admitActivate(st State, in *command.Intent, cmd *command.Command,
 		if err != nil {
 			return nil, err
 		}
+		if p.Revision != 0 && p.Revision != to.Number {
+			return nil, fault.New(fault.Conflict, "a rollback would lead to policy revision %d by now, not %d: another change came first; look at it and try again", to.Number, p.Revision)
+		}
 		next.Revision = to.Number
 	}
 	if err := g.mayActivate(st, next.Revision); err != nil {

@@ -20,8 +20,8 @@ const (
 	fewActivations = 60
 	newEvery       = 10 // one activation in so many is of a revision just pushed
 
-	// lookupWithin is what issue and figures speak of; the test itself fails
-	// only far beyond, since it may run on a slow and busy machine.
+	// lookupWithin is what p99.9 of the look-ups keeps to on a machine of its
+	// own; on a busy one, only far more is a failure.
 	lookupWithin = 20 * time.Millisecond
 	lookupMost   = time.Second
 )
@@ -328,8 +328,12 @@ func (a *activations) judge(took time.Duration) {
 	a.atLeast(denied, 500, "of all look-ups refused by the policy, as they should be")
 	a.Logf("%d more while their node was cut off or down; %.0f look-ups/s; p50 %s, p99 %s, p99.9 %s (the aim is %s), slowest %s",
 		away, float64(len(a.lookups))/took.Seconds(), at(.5), at(.99), at(.999), lookupWithin, at(1))
-	if at(.999) > lookupMost {
-		a.Errorf("p99.9 of the look-ups is %s, more than %s", at(.999), lookupMost)
+	most := lookupMost
+	if slack == 1 {
+		most = lookupWithin
+	}
+	if at(.999) > most {
+		a.Errorf("p99.9 of the look-ups is %s, more than %s", at(.999), most)
 	}
 	var each []time.Duration
 	for _, c := range a.switches {

@@ -67,7 +67,10 @@ func (b backend) Ready() error {
 	if err := b.diverged.err(); err != nil {
 		return err
 	}
-	return b.cluster.Ready()
+	if err := b.cluster.Ready(); err != nil {
+		return err
+	}
+	return b.broken()
 }
 
 // IsLeader implements rest.Backend.

@@ -72,6 +72,12 @@ func (m *metrics) watch(n *Node) {
 	gauge("muster_state_diverged", "1 when this node's state differs from the cluster's, and it is out of service.", func() float64 {
 		return map[bool]float64{true: 1}[n.diverged.is()]
 	})
+	gauge("muster_policy_unavailable", "1 when the active policy does not compile on this node, which is then out of service; else 0.", func() float64 {
+		if n.broken() != nil {
+			return 1
+		}
+		return 0
+	})
 	m.reg.MustRegister(n.machine.Collectors()...)
 	m.reg.MustRegister(n.shadow.Collectors()...)
 }

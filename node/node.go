@@ -68,7 +68,11 @@ type Node struct {
 // Run runs one node until the context ends, then hands over the leadership,
 // lets callers finish, and stops. The error says why the node could not start
 // or had to stop.
-func Run(ctx context.Context, cfg *Config, version string, logger *slog.Logger) (err error) {
+func Run(ctx context.Context, cfg *Config, version string, logger *slog.Logger) error {
+	return run(ctx, cfg, version, logger, rego.Options{Limit: cfg.Limits.Evaluation, ValidSchema: definition.Valid})
+}
+
+func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, engine rego.Options) (err error) {
 	n := &Node{cfg: cfg, version: version, logger: logger.With("node", cfg.NodeID), policies: make(chan *fsm.View, 1), ruled: make(chan struct{}, 1)}
 	certs, err := loadCertificates(cfg.TLS)
 	if err != nil {
@@ -88,7 +92,8 @@ func Run(ctx context.Context, cfg *Config, version string, logger *slog.Logger) 
 		return err
 	}
 	defer func() { err = errors.Join(err, n.machine.Close()) }()
-	n.engine = rego.New(rego.Options{Limit: cfg.Limits.Evaluation, ValidSchema: definition.Valid, Logger: n.logger})
+	engine.Logger = n.logger
+	n.engine = rego.New(engine)
 	defer n.engine.Close()
 
 	if n.cluster, err = cluster.Open(n.clusterConfig(certs, registry), n.machine); err != nil {
@@ -176,6 +181,7 @@ func (n *Node) applied(v *fsm.View, ev fsm.Events) {
 func (n *Node) lead(ctx context.Context) {
 	go n.watchRestores(ctx)
 	go n.compareStates(ctx)
+	go n.stepAside(ctx)
 	n.leases.Run(ctx)
 }
 
@@ -184,10 +190,10 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	running, stop := context.WithCancel(context.Background())
 	defer stop()
 	if a := n.machine.View().Policy.Active(); a != nil {
-		// Decisions must not wait for the compiler. A policy that does not
-		// compile here refuses every call that it would decide.
+		// Decisions must not wait for the compiler.
 		if err := n.engine.Prepare(ctx, a); err != nil {
-			n.logger.Error("the active policy does not compile on this node: every call will be denied", "policy_revision", a.Number, "error", err)
+			n.logger.Error("the active policy does not compile on this node, which is out of service until a revision is active that does",
+				"policy_revision", a.Number, "error", err)
 		}
 	}
 	n.shadow.Follow(n.machine.View().Policy)

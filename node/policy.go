@@ -3,20 +3,25 @@ package node
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/muster-registry/muster/cluster"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/fsm"
 	"github.com/muster-registry/muster/policy"
 )
 
-// everywhere bounds the wait for other nodes around an activation: for those
-// that do not answer it is not made to last.
-const everywhere = 5 * time.Second
+// How long to wait for other nodes around a change of the policies: in all, and
+// for one answer. A node that dies is taken for dead well within the first.
+const (
+	everywhere = 10 * time.Second
+	oneTry     = 2 * time.Second
+)
 
 // StagePolicy implements rest.Backend.
 func (b backend) StagePolicy(ctx context.Context, in *command.Intent, content *policy.Content, origin policy.Origin, activate bool) (*policy.Revision, error) {
@@ -66,25 +71,34 @@ func (b backend) push(ctx context.Context, in *command.Intent, content *policy.C
 	return then(ctx, next, rev.Number)
 }
 
-// ActivatePolicy implements rest.Backend. It waits until every node that
-// answers has compiled the revision, activates it, and returns when they all
-// decide by it.
+// ActivatePolicy implements rest.Backend. It waits until every living voter has
+// compiled the revision, activates it, and returns when they all decide by it.
 func (b backend) ActivatePolicy(ctx context.Context, in *command.Intent, number uint64) (*policy.Revision, error) {
-	if err := b.everyNode(ctx, methodPrepared, number); err != nil {
+	if err := b.prepare(ctx, number, true); err != nil {
 		return nil, err
 	}
 	return b.switchPolicy(ctx, in, &command.PolicyActivate{Revision: number})
 }
 
-// RollbackPolicy implements rest.Backend.
+// RollbackPolicy implements rest.Backend. It is the way out of trouble, so a
+// node that does not answer does not stand in its way; one that cannot compile
+// the revision does.
 func (b backend) RollbackPolicy(ctx context.Context, in *command.Intent) (*policy.Revision, error) {
-	return b.switchPolicy(ctx, in, &command.PolicyActivate{Rollback: true})
+	op := &command.PolicyActivate{Rollback: true}
+	// Where this node does not know better, the gate says what is wrong.
+	if to, err := b.machine.View().Policy.RollbackTarget(); err == nil {
+		if err := b.prepare(ctx, to.Number, false); err != nil {
+			return nil, err
+		}
+		op.Revision = to.Number
+	}
+	return b.switchPolicy(ctx, in, op)
 }
 
 // ShadowPolicy implements rest.Backend. Every node that answers has compiled the
 // revision before it is the shadow, and takes its share when this returns.
 func (b backend) ShadowPolicy(ctx context.Context, in *command.Intent, number uint64, share float64) (*policy.Revision, error) {
-	if err := b.everyNode(ctx, methodPrepared, number); err != nil {
+	if err := b.prepare(ctx, number, false); err != nil {
 		return nil, err
 	}
 	op := &command.PolicyShadow{Revision: number, Share: share}
@@ -109,9 +123,10 @@ func (b backend) change(ctx context.Context, in *command.Intent, c *command.Comm
 	if err != nil {
 		return nil, err
 	}
-	// It is active from here on; a node that does not answer in time is not
-	// live, and it decides by the new revision as soon as it catches up.
-	_ = b.everyNode(ctx, methodReached, receipt.Revision)
+	if late := b.everyNode(ctx, methodReached, receipt.Revision, everywhere); len(late) > 0 {
+		return nil, fault.Lost(fault.NotReady, late[0].err, "the change was made, at revision %d, and node %s, which is alive, has not said within %v that it has it: until it does, it may answer by what was before",
+			receipt.Revision, late[0].node, everywhere)
+	}
 	return decodeRevision(receipt)
 }
 
@@ -123,28 +138,89 @@ func decodeRevision(receipt *command.Receipt) (*policy.Revision, error) {
 	return rev, nil
 }
 
-// everyNode asks all live members at once. A refusal of any of them is given
-// back; a member that cannot be reached is left out.
-func (b backend) everyNode(ctx context.Context, method string, number uint64) error {
-	members := b.cluster.Members()
-	ctx, cancel := context.WithTimeout(ctx, everywhere)
+// silence is a living node without an answer.
+type silence struct {
+	node string
+	err  error
+}
+
+// everyNode asks all living members at once, again and again for so long, and
+// lists those voters that are alive and have not done it. A node that dies
+// meanwhile is left out.
+func (b backend) everyNode(ctx context.Context, method string, number uint64, wait time.Duration) (undone []silence) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	payload := binary.BigEndian.AppendUint64(nil, number)
+	members := b.cluster.Members()
 	errs := make([]error, len(members))
-	var wg sync.WaitGroup
+	var asks sync.WaitGroup
 	for i, m := range members {
-		if !m.Alive {
-			continue
+		if m.Alive {
+			asks.Go(func() { errs[i] = b.persist(ctx, m.ID, method, payload) })
 		}
-		wg.Go(func() { _, errs[i] = b.cluster.CallNode(ctx, m.ID, method, payload) })
 	}
-	wg.Wait()
-	for _, err := range errs {
-		if fault.Is(err, fault.InvalidPolicy) || fault.Is(err, fault.NotFound) {
+	asks.Wait()
+	for i, m := range members {
+		if errs[i] != nil && (m.Role != nonVoter || fault.Is(errs[i], fault.InvalidPolicy)) {
+			undone = append(undone, silence{m.ID, errs[i]})
+		}
+	}
+	return undone
+}
+
+const nonVoter = "non-voter"
+
+// persist asks a node until it has a definite answer, is dead, or time is up.
+func (b backend) persist(ctx context.Context, id, method string, payload []byte) error {
+	for {
+		// A call does not notice by itself that its node is no longer there.
+		try, cancel := context.WithTimeout(ctx, oneTry)
+		_, err := b.cluster.CallNode(try, id, method, payload)
+		cancel()
+		if err == nil || fault.Is(err, fault.InvalidPolicy) || fault.Is(err, fault.NotFound) {
 			return err
 		}
+		if !b.alive(id) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
-	return nil
+}
+
+// alive says whether gossip takes the member for alive.
+func (b backend) alive(id string) bool {
+	return slices.ContainsFunc(b.cluster.Members(), func(m cluster.Node) bool { return m.ID == id && m.Alive })
+}
+
+// prepare has all nodes compile the revision. What does not compile on one of
+// them is refused; strict refuses as well where a living voter gives no answer.
+func (b backend) prepare(ctx context.Context, number uint64, strict bool) error {
+	wait := everywhere
+	if !strict {
+		wait = oneTry
+	}
+	undone := b.everyNode(ctx, methodPrepared, number, wait)
+	for _, u := range undone {
+		switch f := fault.From(u.err); f.Code {
+		case fault.NotFound:
+			return u.err
+		case fault.InvalidPolicy:
+			refused := fault.Wrap(fault.InvalidPolicy, u.err, "policy revision %d does not compile on node %s, so nothing was changed: %s", number, u.node, f.Detail)
+			refused.Places = f.Places
+			return refused
+		}
+	}
+	if !strict || len(undone) == 0 {
+		return nil
+	}
+	f := fault.Wrap(fault.NotReady, undone[0].err, "node %s is alive and has not said within %v that it has compiled policy revision %d, so nothing was changed; try again, or stop that node",
+		undone[0].node, wait, number)
+	f.RetryAfter = time.Second
+	return f
 }
 
 // servePrepared compiles a policy revision off to the side and answers when it

@@ -2,6 +2,10 @@ package node
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 
@@ -17,13 +21,18 @@ type extra struct {
 	StateHash      rest.StateHash `json:"state_hash"`
 	PolicyRevision uint64         `json:"policy_revision"`
 	Version        string         `json:"version"`
+	Engine         string         `json:"engine"`
+	PolicyError    string         `json:"policy_error,omitempty"`
 }
 
 func (n *Node) statusExtra() []byte {
 	v := n.machine.View()
-	e := extra{StateHash: rest.StateHash{Revision: v.Revision, Hash: v.Hash.String()}, Version: n.version}
+	e := extra{StateHash: rest.StateHash{Revision: v.Revision, Hash: v.Hash.String()}, Version: n.version, Engine: n.engine.Version()}
 	if a := v.Policy.Active(); a != nil {
 		e.PolicyRevision = a.Number
+	}
+	if err := n.broken(); err != nil {
+		e.PolicyError = fault.From(err).Detail
 	}
 	b, err := json.Marshal(e)
 	if err != nil {
@@ -49,9 +58,33 @@ func (b backend) ClusterStatus(ctx context.Context) (*rest.ClusterStatus, error)
 		if err := json.Unmarshal(m.Extra, &e); err != nil {
 			return nil, fault.Wrap(fault.Internal, err, "the status of node %s cannot be read", m.ID)
 		}
-		out.Nodes[i].StateHash, out.Nodes[i].PolicyRevision, out.Nodes[i].Version = e.StateHash, e.PolicyRevision, e.Version
+		at := &out.Nodes[i]
+		at.StateHash, at.PolicyRevision, at.Version, at.Engine, at.PolicyError = e.StateHash, e.PolicyRevision, e.Version, e.Engine, e.PolicyError
+		at.Ready = at.Ready && e.PolicyError == ""
 	}
+	out.Warnings = warnings(out.Nodes)
 	return out, nil
+}
+
+// warnings say what a person should look at.
+func warnings(nodes []rest.NodeStatus) (all []string) {
+	engines := map[string][]string{}
+	for _, n := range nodes {
+		if n.PolicyError != "" {
+			all = append(all, fmt.Sprintf("node %s is out of service: %s", n.ID, n.PolicyError))
+		}
+		if n.Engine != "" {
+			engines[n.Engine] = append(engines[n.Engine], n.ID)
+		}
+	}
+	if len(engines) > 1 {
+		var parts []string
+		for _, engine := range slices.Sorted(maps.Keys(engines)) {
+			parts = append(parts, engine+" on "+strings.Join(engines[engine], ", "))
+		}
+		all = append(all, "nodes decide by different engines: "+strings.Join(parts, "; ")+"; finish the upgrade before activating a policy")
+	}
+	return all
 }
 
 // Members implements rest.Backend.

@@ -110,6 +110,7 @@ type Decision struct {
 	PolicyRevision uint64   // 0: no policy is active
 	Filtered       []byte   // JSON that replaces what is stored or returned; nil: not defined
 	Missed         bool     // refused because no answer came in time: asking again may give another
+	Unavailable    bool     // Missed, since this node cannot evaluate the revision, or not yet: nothing was decided
 	Default        bool     // no package is defined: the built-in roles alone have decided
 	Result         []byte   // JSON of the document that was asked for by its path (OPA's data API); nil: undefined, or not asked so
 

@@ -117,7 +117,8 @@ func (c *call) admit() error {
 	if c.route.Open {
 		return nil
 	}
-	if err := c.api.backend.Ready(); err != nil {
+	// A node that cannot compile the policy can still be told of a better one.
+	if err := c.api.backend.Ready(); err != nil && (c.route.decided() || !fault.Is(err, fault.PolicyUnavailable)) {
 		return err
 	}
 	if err := c.authenticate(); err != nil {

@@ -14,6 +14,8 @@ type ClusterStatus struct {
 	Leader    string       `json:"leader"` // "" when none is known
 	Term      uint64       `json:"term"`
 	Nodes     []NodeStatus `json:"nodes"`
+	// Warnings say what of it needs a person.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // NodeStatus is one node as it says it is, or as the others see it.
@@ -29,6 +31,8 @@ type NodeStatus struct {
 	StateHash      StateHash `json:"state_hash"`
 	PolicyRevision uint64    `json:"policy_revision"`
 	Version        string    `json:"version"`
+	Engine         string    `json:"engine"`                 // that decides, as "opa 1.22.2"
+	PolicyError    string    `json:"policy_error,omitempty"` // why the node cannot decide by the active policy
 }
 
 // StateHash says what a node's state was at a revision; nodes that agree on

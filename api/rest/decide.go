@@ -35,17 +35,24 @@ func claims(who *identity.Principal) []byte {
 // the record exists.
 func (c *call) decide(res policy.Resource) (policy.Decision, error) {
 	rev := c.state.Policy.Active()
-	if rev == nil {
+	if !c.decided() {
 		return policy.Decision{Allow: true, Default: true}, nil
 	}
-	if c.input == nil {
-		c.input = c.newInput()
-	}
 	in := c.input
+	if in == nil {
+		in = c.newInput()
+	} else { // whoever watches decisions may keep the one before
+		next := *in
+		in = &next
+	}
 	in.Action, in.Resource = c.route.Action, res
+	c.input = in
 	d := c.api.backend.Decider().Decide(c.r.Context(), rev, in)
 	if d.Allow {
 		return d, nil
+	}
+	if d.Unavailable {
+		return d, unavailable(&d)
 	}
 	f := fault.New(fault.PolicyDenied, "the policy refuses this %s; the reasons say why", in.Action)
 	f.Reasons, f.DecisionID, f.PolicyRevision = d.Reasons, d.ID, d.PolicyRevision
@@ -54,7 +61,14 @@ func (c *call) decide(res policy.Resource) (policy.Decision, error) {
 
 // decided reports whether a policy will look at what is read at all; where it
 // will not, its input need not be made.
-func (c *call) decided() bool { return c.state.Policy.Active() != nil }
+func (c *call) decided() bool {
+	return c.state.Policy.Active() != nil || c.state.Policy.Shadow() != nil
+}
+
+// unavailable says that this node cannot decide by the policy.
+func unavailable(d *policy.Decision) error {
+	return fault.New(fault.PolicyUnavailable, "%s; ask another node", strings.Join(d.Reasons, "; "))
+}
 
 func (c *call) newInput() *policy.Input {
 	return &policy.Input{

@@ -198,6 +198,9 @@ func authorize(c *call) error {
 	if err != nil {
 		return err
 	}
+	if d.Unavailable {
+		return unavailable(&d)
+	}
 	v := Verdict{Allow: d.Allow, Reasons: d.Reasons, DecisionID: d.ID, PolicyRevision: d.PolicyRevision, Revision: c.state.Revision}
 	if v.Reasons == nil {
 		v.Reasons = []string{}

@@ -56,7 +56,8 @@ type Backend interface {
 	ReadIndex(ctx context.Context) error
 	// Staleness bounds the age of the local state; it never understates.
 	Staleness() time.Duration
-	// Ready is nil when the node has caught up since its start.
+	// Ready is nil when the node has caught up since its start and can decide
+	// by the active policy; where it cannot, it says policy_unavailable.
 	Ready() error
 	// IsLeader reports whether changes are admitted here.
 	IsLeader() bool

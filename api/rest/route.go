@@ -35,6 +35,15 @@ type Route struct {
 	handle func(*call) error
 }
 
+// decided says whether the policy has a say on the route.
+func (r *Route) decided() bool {
+	switch r.Kind {
+	case registry.KindService, registry.KindVersion, registry.KindInstance:
+		return true
+	}
+	return r.Action == policy.Authorize
+}
+
 // Param is a query parameter.
 type Param struct {
 	Name, Description string

@@ -47,7 +47,9 @@ func (a *app) clusterStatus() *cobra.Command {
 					} `json:"state_hash"`
 					PolicyRevision uint64 `json:"policy_revision"`
 					Version        string `json:"version"`
+					Engine         string `json:"engine"`
 				} `json:"nodes"`
+				Warnings []string `json:"warnings"`
 			}
 			if err := json.Unmarshal(v, &s); err != nil {
 				return fault.Wrap(fault.Internal, err, "the cluster's status cannot be read")
@@ -59,9 +61,12 @@ func (a *app) clusterStatus() *cobra.Command {
 				}
 				fmt.Fprintf(a.out, "cluster %s, led by %s in term %d\n\n", s.ClusterID, leader, s.Term)
 			}
+			for _, w := range clean(s.Warnings) {
+				fmt.Fprintln(a.err, "warning: "+w)
+			}
 			return a.show(nil, func() table {
 				t := table{
-					head:     []string{"NODE", "ADDRESS", "ROLE", "ALIVE", "READY", "REVISION", "STATE", "POLICY", "CONTACT", "APPLIED", "COMMIT", "VERSION"},
+					head:     []string{"NODE", "ADDRESS", "ROLE", "ALIVE", "READY", "REVISION", "STATE", "POLICY", "CONTACT", "APPLIED", "COMMIT", "VERSION", "ENGINE"},
 					wideFrom: 9,
 				}
 				for _, n := range s.Nodes {
@@ -71,7 +76,7 @@ func (a *app) clusterStatus() *cobra.Command {
 					}
 					cells := []string{n.ID, n.Address, n.Role, yes(n.Alive), yes(n.Ready), strconv.FormatUint(n.StateHash.Revision, 10), hash,
 						strconv.FormatUint(n.PolicyRevision, 10), (time.Duration(n.LastContactMS) * time.Millisecond).String(),
-						strconv.FormatUint(n.Applied, 10), strconv.FormatUint(n.Commit, 10), n.Version}
+						strconv.FormatUint(n.Applied, 10), strconv.FormatUint(n.Commit, 10), n.Version, n.Engine}
 					if n.LastContactMS < 0 { // it does not answer: nothing is known
 						clear(cells[5:])
 					}

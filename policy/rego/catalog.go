@@ -50,6 +50,14 @@ func newCatalog(valid func(any) bool) *catalog {
 	return l
 }
 
+// without takes built-ins out.
+func (l *catalog) without(names []string) *catalog {
+	if len(names) > 0 {
+		l.capabilities.Builtins = slices.DeleteFunc(l.capabilities.Builtins, func(b *ast.Builtin) bool { return slices.Contains(names, b.Name) })
+	}
+	return l
+}
+
 // allowed is what modules may call: an explicit list, so that what a newer
 // OPA adds is not callable before someone has looked at it. Left out of it is
 // what reaches the network or the node's environment, what cannot be

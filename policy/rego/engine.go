@@ -47,6 +47,11 @@ type Options struct {
 	// Sets is how many compiled revisions are kept; 0 means 8.
 	Sets int
 
+	// Without names built-ins that this engine does not have, beside those
+	// that no engine has. It must be the same on all nodes, or those that have
+	// less leave service when a policy asks for more.
+	Without []string
+
 	// Logger is told what must not be shown to callers; nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -98,7 +103,7 @@ func New(o Options) *Engine {
 	o.setDefaults()
 	e := &Engine{
 		options: o,
-		catalog: newCatalog(o.ValidSchema),
+		catalog: newCatalog(o.ValidSchema).without(o.Without),
 		shelf:   newShelf(o.Sets),
 		// More evaluations at once than processors would only make each of
 		// them slower, and run into the limit for want of a processor.
@@ -138,6 +143,15 @@ func (e *Engine) Prepare(ctx context.Context, rev *policy.Revision) error {
 func (e *Engine) Prepared(rev *policy.Revision) bool {
 	s := e.shelf.get(rev.Digest)
 	return s != nil && s.err == nil
+}
+
+// Broken tells why the revision does not compile on this node, where that has
+// been tried: an invalid_policy. It costs no more than a pointer.
+func (e *Engine) Broken(rev *policy.Revision) error {
+	if s := e.shelf.get(rev.Digest); s != nil {
+		return s.err
+	}
+	return nil
 }
 
 func (e *Engine) compiled(ctx context.Context, digest string, c *policy.Content) (*set, error) {
@@ -183,7 +197,7 @@ func (e *Engine) Decide(ctx context.Context, rev *policy.Revision, in *policy.In
 	d := policy.Decision{ID: newID(), PolicyRevision: rev.Number, Time: in.Time}
 	s, err := e.soon(ctx, rev)
 	if err != nil {
-		d.Reasons, d.Missed = []string{unavailable(rev, err)}, true
+		d.Reasons, d.Missed, d.Unavailable = []string{unavailable(rev, err)}, true, true
 		return d
 	}
 	entry := s.entry(s.entryPoints.For(in.Action))

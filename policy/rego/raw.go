@@ -40,7 +40,7 @@ func (e *Engine) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoint
 	if rev != nil {
 		d.PolicyRevision = rev.Number
 		if s, err = e.soon(ctx, rev); err != nil {
-			d.Reasons = []string{unavailable(rev, err)}
+			d.Reasons, d.Missed, d.Unavailable = []string{unavailable(rev, err)}, true, true
 			return d, nil
 		}
 		if !named {

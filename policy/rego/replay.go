@@ -24,7 +24,7 @@ func (e *Engine) Replay(ctx context.Context, rev *policy.Revision, past *policy.
 	}
 	s, entry, err := e.pastEntry(ctx, rev, past)
 	if err != nil {
-		d.Reasons, d.Missed = []string{unavailable(rev, err)}, true
+		d.Reasons, d.Missed, d.Unavailable = []string{unavailable(rev, err)}, true, true
 		return d, nil
 	}
 	d.EntryPoint = entry.path

@@ -205,11 +205,16 @@ func (s *Shadow) evaluate(ctx context.Context, j *job) {
 	ctx, cancel := context.WithTimeout(ctx, s.options.Limit)
 	defer cancel()
 	q, r := &j.question, j.run
-	entry := q.Entrypoint
+	entry := j.decision.EntryPoint
+	if entry == "" {
+		entry = q.Entrypoint
+	}
 	var other policy.Decision
 	input := func() ([]byte, error) { return q.Raw, nil }
 	if q.Input != nil {
-		entry = entryPoints(r.active).For(q.Input.Action)
+		if entry == "" {
+			entry = entryPoints(r.active).For(q.Input.Action)
+		}
 		other = s.options.Engine.Decide(ctx, r.shadow, q.Input)
 		input = q.Input.Document
 	} else {
