@@ -40,6 +40,7 @@ var rooms = map[string][]string{
 	"policy/decision":     {"policy", "fault"},
 	"policy/shadow":       {"policy", "fault"},
 	"policy/git":          {"policy", "egress", "fault"},
+	"policy/webhook":      {"policy", "setting", "registry", "egress", "fault"},
 	"setting":             {"fault"},
 	"policy/sign":         {"fault"},
 	"snapshot":            {"fault"},
@@ -72,7 +73,7 @@ var homes = map[string][]string{
 	"go.etcd.io/bbolt":                         {"fsm", "cluster"}, // in cluster: the options of raft-boltdb
 	"github.com/DeRuina/timberjack":            {"policy/decision"},
 	"github.com/spf13/cobra":                   {"cmd/muster"},
-	"github.com/prometheus/client_golang":      {"cluster", "fsm", "node", "policy/decision", "policy/shadow"},
+	"github.com/prometheus/client_golang":      {"cluster", "fsm", "node", "policy/decision", "policy/shadow", "policy/webhook"},
 	"github.com/anishathalye/porcupine":        {"jepsen/…"},
 	"github.com/getkin/kin-openapi":            {"api/rest"},
 	"github.com/schollz/progressbar":           {"cmd/muster"},
