@@ -87,8 +87,9 @@ type normaliser struct {
 	places  [][]uint32
 	entries int
 
-	servers, operations, parameters, schemaFacts, callbacks, links, references, unread roll
-	schemes                                                                            map[string]*schemeFacts
+	servers, operations, alternatives, parameters, shapes, callbacks, links, references, unread roll
+
+	schemes map[string]*schemeFacts
 
 	seen    []uint8 // what is known of each node as a schema or a parameter
 	pending []visit // schemas still to look at
@@ -148,6 +149,7 @@ func (z *normaliser) finish(format, dialect string) (*Normal, error) {
 		Schemes    map[string]*schemeFacts `json:"schemes"`
 		Servers    jsontext.Value          `json:"servers"`
 		Operations jsontext.Value          `json:"operations"`
+		Security   jsontext.Value          `json:"security"`
 		Parameters jsontext.Value          `json:"parameters"`
 		Schemas    jsontext.Value          `json:"schemas"`
 		Callbacks  jsontext.Value          `json:"callbacks"`
@@ -156,7 +158,7 @@ func (z *normaliser) finish(format, dialect string) (*Normal, error) {
 		Unread     jsontext.Value          `json:"unread"`
 	}{
 		Kind: format, Dialect: dialect, Schemes: z.schemes,
-		Servers: z.servers.json(), Operations: z.operations.json(), Parameters: z.parameters.json(), Schemas: z.schemaFacts.json(),
+		Servers: z.servers.json(), Operations: z.operations.json(), Security: z.alternatives.json(), Parameters: z.parameters.json(), Schemas: z.shapes.json(),
 		Callbacks: z.callbacks.json(), Links: z.links.json(), References: z.references.json(), Unread: z.unread.json(),
 	}
 	info, _ := z.tree.member(0, "info")

@@ -49,10 +49,16 @@ func (z *normaliser) asyncapiServer(c uint32) serverFacts {
 		f.URL = protocol + "://" + f.URL
 	}
 	if v, ok := z.tree.member(n, "security"); ok {
-		f.Security = z.asyncapiSecurity(v)
+		alternatives := z.asyncapiSecurity(v)
+		_, f.Secured = z.asks(alternatives, false, n)
+		for _, a := range alternatives {
+			for _, r := range a {
+				f.Schemes = append(f.Schemes, r.Scheme)
+			}
+		}
 	}
 	f = z.serverAt(f)
-	f.Protocols, f.Secured = []string{protocol}, secured(f.Security)
+	f.Protocols = []string{protocol}
 	return f
 }
 
@@ -78,7 +84,6 @@ func (z *normaliser) asyncapiSecurity(n uint32) [][]requirement {
 		}
 		return true
 	})
-	z.used(out)
 	return out
 }
 
@@ -165,12 +170,11 @@ func (z *normaliser) operation(c uint32, secure map[string]bool) {
 // asyncapiOperation notes an operation. It is secured by itself, or when all
 // the servers that its channel is on are.
 func (z *normaliser) asyncapiOperation(op, at uint32, action string, servers []string, secure map[string]bool) {
-	f := operationFacts{Method: strings.ToUpper(action), Security: [][]requirement{}, Answers: map[string][]string{},
-		Headers: []string{}, Tags: []string{}, Extensions: z.extensions(op), Claimed: []string{}}
+	f := operationFacts{Method: strings.ToUpper(action), Answers: map[string][]string{},
+		All: []string{}, Headers: []string{}, Tags: []string{}, Extensions: z.extensions(op), Claimed: []string{}}
 	if v, ok := z.tree.member(op, "security"); ok {
-		f.Security = z.asyncapiSecurity(v)
+		f.Asks, f.Secured = z.asks(z.asyncapiSecurity(v), false, op)
 	}
-	f.Secured = secured(f.Security)
 	if !f.Secured && len(secure) > 0 {
 		f.Secured = true
 		for name, ok := range secure {

@@ -1,6 +1,7 @@
 package definition
 
 import (
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -9,22 +10,28 @@ import (
 // serverFacts are what a definition says of one server. Protocols and host are
 // those of its URL, with the values that its variables may take.
 type serverFacts struct {
-	Name        string          `json:"name"`
-	URL         string          `json:"url"`
-	Protocols   []string        `json:"protocols"`
-	Host        string          `json:"host"`
-	Credentials bool            `json:"credentials"` // in the URL
-	Description string          `json:"description"`
-	Extensions  []string        `json:"extensions"` // x-…, where they are not null or false
-	Access      bool            `json:"access"`     // it has x-internal, true or false
-	Security    [][]requirement `json:"security"`
-	Secured     bool            `json:"secured"`
+	Name        string   `json:"name"`
+	URL         string   `json:"url"`
+	Protocols   []string `json:"protocols"`
+	Host        string   `json:"host"`
+	Credentials bool     `json:"credentials"` // in the URL
+	Description string   `json:"description"`
+	Extensions  []string `json:"extensions"` // x-…, where they are not null or false
+	Access      bool     `json:"access"`     // it has x-internal, true or false
+	Schemes     []string `json:"schemes"`    // that it asks for, in some alternative
+	Secured     bool     `json:"secured"`    // there is an alternative, and none is empty
 }
 
 // requirement is a security scheme that a caller must satisfy.
 type requirement struct {
 	Scheme string   `json:"scheme"`
 	Scopes []string `json:"scopes"`
+}
+
+// securityFacts are an alternative of the security of operations or servers.
+type securityFacts struct {
+	Requirements []requirement `json:"requirements"` // all of which must be met
+	Admin        bool          `json:"admin"`        // of an operation for administrators
 }
 
 // schemeFacts are what a definition says of one security scheme. All versions
@@ -51,12 +58,13 @@ type flow struct {
 // operationFacts are what a definition says of one operation.
 type operationFacts struct {
 	Method     string              `json:"method"`
-	Admin      bool                `json:"admin"`    // a segment of its path says admin
-	Security   [][]requirement     `json:"security"` // alternatives; what holds for it in the end
-	Secured    bool                `json:"secured"`  // there is an alternative, and none is empty
-	Opened     bool                `json:"opened"`   // it has security of its own that asks nothing
-	Answers    map[string][]string `json:"answers"`  // names of headers, in lower case, by status
-	Headers    []string            `json:"headers"`  // of requests, in lower case
+	Admin      bool                `json:"admin"`          // a segment of its path says admin
+	Asks       bool                `json:"asks"`           // for security, in some alternative of what holds for it in the end
+	Secured    bool                `json:"secured"`        // and in each
+	Opened     bool                `json:"opened"`         // it has security of its own that asks nothing
+	Answers    map[string][]string `json:"answers"`        // names of headers, in lower case, by status
+	All        []string            `json:"answer_headers"` // of all answers together
+	Headers    []string            `json:"headers"`        // of requests, in lower case
 	Tags       []string            `json:"tags"`
 	Extensions []string            `json:"extensions"`
 	Claimed    []string            `json:"claimed"` // by these other published versions
@@ -132,16 +140,17 @@ func (z *normaliser) pathItem(item uint32, path string, common [][]requirement) 
 		slices.Sort(f.Headers)
 		f.Headers = slices.Compact(f.Headers)
 		own, hasOwn := t.member(op, "security")
-		if f.Security = common; hasOwn {
-			f.Security = z.security(own)
-			z.used(f.Security)
+		alternatives := common
+		if hasOwn {
+			alternatives = z.security(own)
 		}
-		f.Secured = secured(f.Security)
+		f.Asks, f.Secured = z.asks(alternatives, f.Admin, op)
 		f.Opened = hasOwn && !f.Secured
 		if tags, ok := t.member(op, "tags"); ok {
 			f.Tags = z.texts(tags)
 		}
 		f.Answers = z.answers(op, asAnswer)
+		f.All = slices.Sorted(maps.Keys(union(f.Answers)))
 		if body, ok := t.member(op, "requestBody"); ok {
 			z.content(z.follow(body), asRequest)
 		}
@@ -151,6 +160,16 @@ func (z *normaliser) pathItem(item uint32, path string, common [][]requirement) 
 		}
 		z.add(&z.operations, f, op)
 	}
+}
+
+func union(lists map[string][]string) map[string]bool {
+	out := map[string]bool{}
+	for _, l := range lists {
+		for _, s := range l {
+			out[s] = true
+		}
+	}
+	return out
 }
 
 // admin says whether a path is one for administrators.
@@ -167,6 +186,18 @@ func admin(path string) bool {
 		}
 	}
 	return false
+}
+
+// asks lists the alternatives of the security of an operation or a server, and
+// says whether any and all of them ask for something.
+func (z *normaliser) asks(alternatives [][]requirement, admin bool, at uint32) (some, all bool) {
+	z.used(alternatives)
+	for _, a := range alternatives {
+		if some = some || len(a) > 0; len(a) > 0 {
+			z.add(&z.alternatives, securityFacts{a, admin}, at)
+		}
+	}
+	return some, secured(alternatives)
 }
 
 func secured(alternatives [][]requirement) bool {
@@ -367,9 +398,6 @@ func (z *normaliser) variables(s uint32, to *string) (also []string) {
 func (z *normaliser) serverAt(f serverFacts) serverFacts {
 	f.URL = clip(f.URL)
 	f.Protocols = []string{}
-	if f.Security == nil {
-		f.Security = [][]requirement{}
-	}
 	if f.Extensions == nil {
 		f.Extensions = []string{}
 	}

@@ -117,7 +117,7 @@ func (z *normaliser) schemas() {
 			facts := z.schemaOfType(n, kind, as)
 			at, ok := numbers[facts]
 			if !ok {
-				z.add(&z.schemaFacts, facts, n)
+				z.add(&z.shapes, facts, n)
 				numbers[facts] = len(z.places) - 1
 				continue
 			}

@@ -232,10 +232,10 @@ found contains {"about": about, "places": operation.places, "message": message} 
 #   severity: high
 #   owasp: API2:2023
 #   nist: SP 800-204 authentication
-found contains {"about": about, "places": holder.places, "message": message} if {
+found contains {"about": about, "places": alternative.places, "message": message} if {
 	about := rego.metadata.rule().custom
-	some holder in array.concat(input.operations, input.servers)
-	some requirement in holder.security[_]
+	some alternative in input.security
+	some requirement in alternative.requirements
 	not input.schemes[requirement.scheme]
 	message := sprintf("the security scheme %s is asked for and not defined; define it among the security schemes", [requirement.scheme])
 }
@@ -248,10 +248,10 @@ found contains {"about": about, "places": holder.places, "message": message} if 
 #   severity: medium
 #   owasp: API2:2023
 #   nist: SP 800-204B attribute-based access
-found contains {"about": about, "places": holder.places, "message": message} if {
+found contains {"about": about, "places": alternative.places, "message": message} if {
 	about := rego.metadata.rule().custom
-	some holder in array.concat(input.operations, input.servers)
-	some requirement in holder.security[_]
+	some alternative in input.security
+	some requirement in alternative.requirements
 	scheme := input.schemes[requirement.scheme]
 	scheme.type == "oauth2"
 	some scope in requirement.scopes
@@ -329,7 +329,7 @@ found contains {"about": about, "places": server.places, "message": message} if 
 	some server in input.servers
 	some protocol in server.protocols
 	protocol in data.muster.rules.configuration.plain
-	some requirement in server.security[_]
-	input.schemes[requirement.scheme].type in {"plain", "userPassword"}
+	some scheme in server.schemes
+	input.schemes[scheme].type in {"plain", "userPassword"}
 	message := sprintf("the server %s takes passwords over %s, where they can be read on the way; use the protocol's form with TLS", [server.name, protocol])
 }

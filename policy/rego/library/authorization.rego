@@ -46,17 +46,15 @@ identifies(parameter) if {
 #   severity: medium
 #   owasp: API5:2023
 #   nist: SP 800-204B attribute-based access
-found contains {"about": about, "places": operation.places, "message": message} if {
+found contains {"about": about, "places": alternative.places, "message": message} if {
 	about := rego.metadata.rule().custom
-	some operation in input.operations
-	operation.admin
-	some alternative in operation.security
-	alternative in ordinary
+	some alternative in input.security
+	alternative.admin
+	alternative.requirements in ordinary
 	message := "the operation is under an admin path and asks for no more than operations that are not; give it a scheme or a scope of its own"
 }
 
-ordinary contains alternative if {
-	some operation in input.operations
-	not operation.admin
-	some alternative in operation.security
+ordinary contains alternative.requirements if {
+	some alternative in input.security
+	not alternative.admin
 }

@@ -135,13 +135,8 @@ found contains {"about": about, "places": operation.places, "message": message} 
 	about := rego.metadata.rule().custom
 	input.kind == "openapi"
 	some operation in input.operations
-	not cors(operation)
+	not "access-control-allow-origin" in operation.answer_headers
 	message := "no answer defines Access-Control-Allow-Origin, so which web sites may call is left open; define the header"
-}
-
-cors(operation) if {
-	some headers in operation.answers
-	"access-control-allow-origin" in headers
 }
 
 # METADATA
@@ -156,7 +151,10 @@ found contains {"about": about, "places": operation.places, "message": message} 
 	about := rego.metadata.rule().custom
 	input.kind == "openapi"
 	some operation in input.operations
-	not answers(operation, {"400", "422", "4XX", "DEFAULT"})
+	not operation.answers["400"]
+	not operation.answers["422"]
+	not operation.answers["4XX"]
+	not operation.answers.DEFAULT
 	message := "no answer to bad input is documented; add 400 or 422"
 }
 
@@ -172,8 +170,9 @@ found contains {"about": about, "places": operation.places, "message": message} 
 	about := rego.metadata.rule().custom
 	input.kind == "openapi"
 	some operation in input.operations
-	count(operation.security) > 0
-	not answers(operation, {"401", "4XX"})
+	operation.asks
+	not operation.answers["401"]
+	not operation.answers["4XX"]
 	message := "the operation asks for security and does not document the answer 401; add it"
 }
 
@@ -189,11 +188,8 @@ found contains {"about": about, "places": operation.places, "message": message} 
 	about := rego.metadata.rule().custom
 	input.kind == "openapi"
 	some operation in input.operations
-	not answers(operation, {"500", "5XX", "DEFAULT"})
+	not operation.answers["500"]
+	not operation.answers["5XX"]
+	not operation.answers.DEFAULT
 	message := "no answer to a failure of the server is documented; add 500"
-}
-
-answers(operation, any) if {
-	some status in any
-	operation.answers[status]
 }

@@ -129,7 +129,8 @@ found contains {"about": about, "places": operation.places, "message": message} 
 	about := rego.metadata.rule().custom
 	input.kind == "openapi"
 	some operation in input.operations
-	not says(operation, "429", "4XX")
+	not operation.answers["429"]
+	not operation.answers["4XX"]
 	message := "the answer 429 is not documented, so nothing says that use is limited; add it, with Retry-After"
 }
 
@@ -145,7 +146,6 @@ found contains {"about": about, "places": operation.places, "message": message} 
 	about := rego.metadata.rule().custom
 	some operation in input.operations
 	headers := operation.answers["429"]
-	not "retry-after" in headers
 	not limited(headers)
 	message := "the answer 429 has neither Retry-After nor rate-limit fields among its headers, so callers cannot know when to come back; add one"
 }
@@ -162,23 +162,13 @@ found contains {"about": about, "places": operation.places, "message": message} 
 	about := rego.metadata.rule().custom
 	input.kind == "openapi"
 	some operation in input.operations
-	not shows_limit(operation)
+	not limited(operation.answer_headers)
 	message := "no answer carries rate-limit fields, so callers cannot keep within a limit; add RateLimit to the headers of the answers"
-}
-
-shows_limit(operation) if {
-	some headers in operation.answers
-	limited(headers)
-}
-
-shows_limit(operation) if {
-	some headers in operation.answers
-	"retry-after" in headers
 }
 
 limited(headers) if {
 	some header in headers
-	regex.match(`^(x-)?rate-?limit`, header)
+	regex.match(`^((x-)?rate-?limit|retry-after)`, header)
 }
 
 # METADATA
@@ -196,7 +186,8 @@ found contains {"about": about, "places": operation.places, "message": message} 
 	some operation in input.operations
 	operation.method in {"POST", "PUT", "PATCH", "DELETE"}
 	sensitive(operation)
-	not says(operation, "429", "4XX")
+	not operation.answers["429"]
+	not operation.answers["4XX"]
 	not guarded(operation)
 	message := "the operation belongs to a sensitive flow and has neither a limit (429) nor an Idempotency-Key, so it can be run in bulk; add one"
 }
@@ -224,7 +215,3 @@ guarded(operation) if {
 	some extension in operation.extensions
 	extension in {"x-rate-limit", "x-ratelimit", "x-throttling"}
 }
-
-says(operation, status, _) if operation.answers[status]
-
-says(operation, _, range) if operation.answers[range]

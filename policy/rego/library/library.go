@@ -112,7 +112,7 @@ func New(o Options) (*Library, error) {
 		return nil, l.compiler.Errors
 	}
 	l.asker = l.compiler.QueryCompiler()
-	l.query, err = l.asker.Compile(ast.MustParseBody("findings = data.muster.library.findings"))
+	l.query, err = l.asker.Compile(ast.MustParseBody("findings = data.muster.library.findings; except = data.muster.library.except"))
 	return l, err
 }
 
@@ -226,8 +226,11 @@ func (l *Library) judge(ctx context.Context, n *definition.Normal, data ast.Obje
 		WithStrictBuiltinErrors(true).
 		WithCancel(cancel).
 		WithInput(ast.NewTerm(input))
-	var result *ast.Term
-	err = query.Iter(ctx, func(r topdown.QueryResult) error { result = r[ast.Var("findings")]; return nil })
+	var result, except *ast.Term
+	err = query.Iter(ctx, func(r topdown.QueryResult) error {
+		result, except = r[ast.Var("findings")], r[ast.Var("except")]
+		return nil
+	})
 	switch {
 	case topdown.IsCancel(err) || time.Since(began) > l.options.Limit:
 		return nil, fmt.Errorf("the rules took longer than %v", l.options.Limit)
@@ -236,15 +239,17 @@ func (l *Library) judge(ctx context.Context, n *definition.Normal, data ast.Obje
 	case result == nil:
 		return nil, fmt.Errorf("the rules gave no answer")
 	}
-	return judgements(result)
+	return judgements(result, except)
 }
 
-// judgements reads the answer of the rules.
-func judgements(result *ast.Term) ([]definition.Judgement, error) {
+// judgements reads the answer of the rules: what they found, and the exceptions
+// by rule.
+func judgements(result, except *ast.Term) ([]definition.Judgement, error) {
 	set, ok := result.Value.(ast.Set)
 	if !ok {
 		return nil, fmt.Errorf("the rules gave %s, not a set", ast.ValueName(result.Value))
 	}
+	exceptions := map[string][]string{}
 	out := make([]definition.Judgement, 0, set.Len())
 	err := set.Iter(func(t *ast.Term) error {
 		j := definition.Judgement{Rule: text(t, "rule"), Severity: text(t, "severity"), Message: text(t, "message")}
@@ -252,21 +257,32 @@ func judgements(result *ast.Term) ([]definition.Judgement, error) {
 		if !ok {
 			return fmt.Errorf("the rule %s names no places", j.Rule)
 		}
-		j.Places, ok = places.Int()
-		if except, isArray := t.Get(ast.InternedTerm("except")).Value.(*ast.Array); isArray {
-			except.Foreach(func(e *ast.Term) {
-				if s, ok := e.Value.(ast.String); ok {
-					j.Except = append(j.Except, string(s))
-				}
-			})
-		}
-		if !ok || j.Rule == "" || !slices.Contains(definition.Severities, j.Severity) {
+		if j.Places, ok = places.Int(); !ok || j.Rule == "" || !slices.Contains(definition.Severities, j.Severity) {
 			return fmt.Errorf("the rule %q gave what is no finding", j.Rule)
+		}
+		if j.Except, ok = exceptions[j.Rule]; !ok {
+			j.Except = texts(except.Get(ast.StringTerm(j.Rule)))
+			exceptions[j.Rule] = j.Except
 		}
 		out = append(out, j)
 		return nil
 	})
 	return out, err
+}
+
+// texts gives the strings of a set.
+func texts(t *ast.Term) (out []string) {
+	if t == nil {
+		return nil
+	}
+	if set, ok := t.Value.(ast.Set); ok {
+		set.Foreach(func(e *ast.Term) {
+			if s, ok := e.Value.(ast.String); ok {
+				out = append(out, string(s))
+			}
+		})
+	}
+	return out
 }
 
 func text(t *ast.Term, name string) string {
