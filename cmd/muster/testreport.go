@@ -72,15 +72,18 @@ var sarifLevels = map[string]string{policy.SeverityInfo: "note", policy.Severity
 
 // sarif writes findings for code scanners.
 func sarif(findings []policy.Finding) sarifLog {
-	driver := sarifDriver{Name: "muster", Version: version}
+	driver := sarifDriver{Name: "muster", Version: version, Rules: []sarifRule{}}
 	index := map[string]int{}
-	for i, r := range rego.Rules() {
+	for _, r := range rego.Rules() {
+		if !slices.ContainsFunc(findings, func(f policy.Finding) bool { return f.Rule == r.ID }) {
+			continue
+		}
 		help := r.Summary
 		if r.Remedy != "" {
 			help += " Remedy: " + r.Remedy + "."
 		}
 		driver.Rules = append(driver.Rules, sarifRule{r.ID, sarifText{r.Summary}, sarifText{help}, sarifDefaults{sarifLevels[r.Severity]}})
-		index[r.ID] = i
+		index[r.ID] = len(driver.Rules) - 1
 	}
 	run := sarifRun{Tool: sarifTool{driver}, ColumnKind: "unicodeCodePoints", Results: []sarifResult{}}
 	for _, f := range findings {

@@ -20,6 +20,7 @@ var refusedBuiltins = map[string][]string{
 	"shows the node":            {"opa.runtime"},
 	"cannot be bounded":         {"bits.lsh", "graph.reachable_paths", "rego.parse_module", "strings.render_template"},
 	"is for a debugger to hear": {"trace"},
+	"is muster's own":           {boundedName},
 }
 
 var impureBuiltins = []string{

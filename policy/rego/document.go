@@ -184,6 +184,8 @@ func (e *Engine) recovered(result *any) {
 	case p == nil:
 	case p == errValues: //nolint:errorlint // a sentinel panic value
 		*result = &topdown.Error{Code: topdown.InternalErr, Message: errValues.Error()}
+	case p == errParts: //nolint:errorlint // a sentinel panic value
+		*result = &topdown.Error{Code: topdown.InternalErr, Message: errParts.Error()}
 	default:
 		e.options.Logger.Error("the policy engine panicked", "panic", fmt.Sprint(p))
 		*result = errors.New("the policy engine failed on this question; the node's log says why")

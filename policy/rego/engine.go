@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -94,6 +95,7 @@ type Engine struct {
 	slots   chan struct{} // one for each evaluation that runs and is not given up
 	jobs    chan *job     // to workers that have nothing to do
 	done    chan struct{}
+	told    atomic.Int64 // see tell
 }
 
 var _ policy.Decider = (*Engine)(nil)
@@ -206,8 +208,22 @@ func (e *Engine) Decide(ctx context.Context, rev *policy.Revision, in *policy.In
 		d.Allow, d.Default = true, true
 		return d
 	}
-	e.decide(ctx, s, entry, in).fill(&d)
+	v := e.decide(ctx, s, entry, in)
+	v.fill(&d)
+	e.tell(v, &d)
 	return d
+}
+
+// tell names in the log what a limit stopped, once in a second.
+func (e *Engine) tell(v *verdict, d *policy.Decision) {
+	if !v.limited {
+		return
+	}
+	now := time.Now().Unix()
+	if last := e.told.Load(); last < now && e.told.CompareAndSwap(last, now) {
+		e.options.Logger.Warn("a policy evaluation cost too much and was stopped",
+			"policy_revision", d.PolicyRevision, "entry_point", d.EntryPoint, "decision_id", d.ID, "reasons", d.Reasons)
+	}
 }
 
 // soon is compiled for a question that waits: it has less time than the compiler.

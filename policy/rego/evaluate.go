@@ -27,6 +27,7 @@ const (
 type verdict struct {
 	allow    bool
 	missed   bool // nobody answered in time
+	limited  bool // it would have cost too much: a limit stopped it
 	pure     bool // the same question has the same answer
 	reasons  []string
 	filtered []byte
@@ -107,10 +108,12 @@ func (e *Engine) ask(ctx context.Context, s *set, entry *entry, now time.Time, c
 		return nil
 	})
 	if c.Cancelled() || topdown.IsCancel(err) {
-		return missed("the policy took longer than %v and was cut off", e.options.Limit)
+		v := missed("the policy took longer than %v and was cut off", e.options.Limit)
+		v.limited = true
+		return v
 	}
 	if err != nil {
-		return &verdict{pure: true, reasons: []string{explain(err)}}
+		return &verdict{pure: true, limited: isLimit(err), reasons: []string{explain(err)}}
 	}
 	return judge(entry, result)
 }

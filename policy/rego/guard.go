@@ -18,13 +18,27 @@ const (
 	maxText     = 4 << 20  // bytes of text that one call may make
 	maxDocument = 64 << 20 // bytes of one document, each part counted as often as it is reached
 	maxDigits   = 4096     // bytes in the text of a number
+	maxMembers  = 1 << 20  // of one array that a call may make
+	maxNesting  = 1000     // levels of brackets in a text that is parsed
 )
 
 var (
 	errNumber   = errors.New("a number is too big to calculate with")
 	errText     = fmt.Errorf("the text would be larger than %d MiB", maxText>>20)
+	errMembers  = fmt.Errorf("the array would have more than %d members", maxMembers)
+	errNesting  = fmt.Errorf("the text is nested deeper than %d levels", maxNesting)
 	errDocument = fmt.Errorf("the document would be larger than %d MiB", maxDocument>>20)
 )
+
+// isLimit says whether an evaluation failed because of one of them.
+func isLimit(err error) bool {
+	for _, limit := range []error{errNumber, errText, errDocument, errMembers, errNesting, errParts} {
+		if strings.Contains(err.Error(), limit.Error()) {
+			return true
+		}
+	}
+	return false
+}
 
 func init() {
 	// With decimal exponents, a few characters make a number of any length.
@@ -50,6 +64,43 @@ func init() {
 		}
 		return texts(strings.Count(string(format), "%"), size(o[1])+widest, len(format))
 	})
+	// These compare, for as long as the smaller of two documents is large.
+	for _, b := range []*ast.Builtin{ast.Equal, ast.NotEqual, ast.LessThan, ast.LessThanEq, ast.GreaterThan, ast.GreaterThanEq, ast.Member, ast.MemberWithKey} {
+		guard(b.Name, comparison)
+	}
+	// These make arrays whose length grows with each use.
+	guard(ast.ArrayConcat.Name, func(o []*ast.Term) error { return members(length(o[0]) + length(o[1])) })
+	guard(ast.Split.Name, func(o []*ast.Term) error {
+		text, _ := o[0].Value.(ast.String)
+		delimiter, _ := o[1].Value.(ast.String)
+		if len(text) <= maxMembers {
+			return nil
+		}
+		return members(strings.Count(string(text), string(delimiter)))
+	})
+	// These make a text longer, by a factor.
+	for _, b := range []*ast.Builtin{ast.HexEncode, ast.URLQueryEncode, ast.Base64Encode, ast.Base64UrlEncode, ast.Base64UrlEncodeNoPad} {
+		guard(b.Name, func(o []*ast.Term) error { return texts(1, 0, length(o[0])) })
+	}
+	guard(ast.JSONUnmarshal.Name, func(o []*ast.Term) error { return texts(1, 0, length(o[0])) })
+	// The product of many numbers is as long as all of them together.
+	guard(ast.Product.Name, func(o []*ast.Term) error {
+		if size(o[0]) > 16*maxDigits {
+			return errNumber
+		}
+		return nil
+	})
+	// The parser recurses once for each level, without a bound.
+	for _, b := range []*ast.Builtin{ast.GraphQLIsValid, ast.GraphQLParse, ast.GraphQLParseAndVerify, ast.GraphQLParseQuery, ast.GraphQLParseSchema, ast.GraphQLSchemaIsValid} {
+		guard(b.Name, func(o []*ast.Term) error {
+			for _, t := range o {
+				if s, ok := t.Value.(ast.String); ok && nesting(string(s)) > maxNesting {
+					return errNesting
+				}
+			}
+			return nil
+		})
+	}
 	// These go through a document, in which one part may stand many times.
 	for _, b := range []*ast.Builtin{ast.JSONMarshal, ast.JSONMarshalWithOptions, ast.YAMLMarshal, ast.URLQueryEncodeObject, ast.WalkBuiltin, ast.ObjectSubset} {
 		guard(b.Name, func(o []*ast.Term) error { return writable(o[0]) })
@@ -113,6 +164,42 @@ func texts(count, each, rest int) error {
 		return errText
 	}
 	return nil
+}
+
+// comparison checks that one of the first two operands at least is no large
+// document.
+func comparison(operands []*ast.Term) error {
+	for _, o := range operands[:2] {
+		switch o.Value.(type) {
+		case *ast.Array, ast.Object, ast.Set:
+		default:
+			return nil
+		}
+	}
+	return writable(operands[0])
+}
+
+func members(n int) error {
+	if n > maxMembers {
+		return errMembers
+	}
+	return nil
+}
+
+// nesting is how deep a text opens brackets of any kind; it may say too much,
+// for those in strings and comments.
+func nesting(text string) (deepest int) {
+	level := 0
+	for _, c := range []byte(text) {
+		switch c {
+		case '{', '[', '(':
+			level++
+			deepest = max(deepest, level)
+		case '}', ']', ')':
+			level = max(level-1, 0)
+		}
+	}
+	return deepest
 }
 
 // length is that of a text in bytes, or the number of members.

@@ -46,7 +46,7 @@ type Found struct {
 // its evaluation fails; and forbidden for what belongs to the engine itself,
 // not_ready and policy_unavailable where nobody answered.
 func (e *Engine) Query(ctx context.Context, rev *policy.Revision, q *Query) (*Found, error) {
-	return e.query(ctx, rev, q, func(r *rego.Rego, options []rego.EvalOption, found *Found) error {
+	return e.query(ctx, rev, q, (*set).evaluating, func(r *rego.Rego, options []rego.EvalOption, found *Found) error {
 		prepared, err := r.PrepareForEval(ctx)
 		if err == nil {
 			found.Results, err = prepared.Eval(ctx, options...)
@@ -58,7 +58,7 @@ func (e *Engine) Query(ctx context.Context, rev *policy.Revision, q *Query) (*Fo
 // Partial evaluates as far as is possible without the unknowns. Errors are
 // those of [Engine.Query].
 func (e *Engine) Partial(ctx context.Context, rev *policy.Revision, q *Query) (*Found, error) {
-	return e.query(ctx, rev, q, func(r *rego.Rego, options []rego.EvalOption, found *Found) error {
+	return e.query(ctx, rev, q, (*set).asWritten, func(r *rego.Rego, options []rego.EvalOption, found *Found) error {
 		prepared, err := r.PrepareForPartial(ctx)
 		if err == nil {
 			found.Partial, err = prepared.Partial(ctx, options...)
@@ -75,11 +75,11 @@ func (e *Engine) Modules(ctx context.Context, rev *policy.Revision) (map[string]
 		return nil, err
 	}
 	all := maps.Clone(s.tests)
-	maps.Copy(all, s.compiler.Modules)
+	maps.Copy(all, s.asWritten().Modules)
 	return all, nil
 }
 
-func (e *Engine) query(ctx context.Context, rev *policy.Revision, q *Query, eval func(*rego.Rego, []rego.EvalOption, *Found) error) (*Found, error) {
+func (e *Engine) query(ctx context.Context, rev *policy.Revision, q *Query, compiler func(*set) *ast.Compiler, eval func(*rego.Rego, []rego.EvalOption, *Found) error) (*Found, error) {
 	s, err := e.forQuery(ctx, rev)
 	if err != nil {
 		return nil, err
@@ -92,11 +92,11 @@ func (e *Engine) query(ctx context.Context, rev *policy.Revision, q *Query, eval
 		c := startClock(e.options.Limit)
 		defer c.stop()
 		found, steps := &Found{}, &steps{clock: c}
-		options := []rego.EvalOption{rego.EvalExternalCancel(c), rego.EvalTransaction(s.txn), rego.EvalInterQueryBuiltinValueCache(e.tokens)}
+		options := []rego.EvalOption{rego.EvalExternalCancel(c), rego.EvalTransaction(s.txn), rego.EvalInterQueryBuiltinValueCache(e.tokens), rego.EvalQueryTracer(&watch{})}
 		if q.Explain {
 			options = append(options, rego.EvalQueryTracer(steps))
 		}
-		if err := eval(rego.New(s.options(q)...), q.options(options), found); err != nil {
+		if err := eval(rego.New(s.options(q, compiler(s))...), q.options(options), found); err != nil {
 			return e.queryError(c, steps, err)
 		}
 		if c.Cancelled() { // partial evaluation may end without a word
@@ -121,10 +121,22 @@ func (e *Engine) queryError(c *clock, s *steps, err error) error {
 	return e.evaluationError(c, err)
 }
 
+func (s *set) evaluating() *ast.Compiler { return s.compiler }
+
+// asWritten compiles the modules once more when it is first asked for, for what
+// shows rules to users: partial evaluation answers with parts of them.
+func (s *set) asWritten() *ast.Compiler {
+	s.once.Do(func() {
+		s.written = s.plainCompiler()
+		s.written.Compile(s.modules)
+	})
+	return s.written
+}
+
 // options are those of everything that is not prepared.
-func (s *set) options(q *Query) []func(*rego.Rego) {
+func (s *set) options(q *Query, compiler *ast.Compiler) []func(*rego.Rego) {
 	return []func(*rego.Rego){
-		rego.Compiler(s.compiler),
+		rego.Compiler(compiler),
 		rego.Store(s.store),
 		rego.Transaction(s.txn),
 		rego.ParsedQuery(q.Body),

@@ -34,7 +34,9 @@ type set struct {
 	store       storage.Store
 	txn         storage.Transaction // one for ever: nothing is ever written
 	used        atomic.Uint64       // see shelf
-	stuck       atomic.Int32        // evaluations that were given up and still run
+	once        sync.Once
+	written     *ast.Compiler // see asWritten
+	stuck       atomic.Int32  // evaluations that were given up and still run
 
 	ready map[string]*entry // both of the revision's entry points
 	mu    sync.Mutex
@@ -94,7 +96,15 @@ func (s *set) build(c *policy.Content) error {
 	return nil
 }
 
+// newCompiler makes the compiler for what is evaluated.
 func (s *set) newCompiler() *ast.Compiler {
+	return s.plainCompiler().WithStageAfterID(ast.StageCheckDeprecatedBuiltins, ast.CompilerStageDefinition{
+		Name: "BoundUnification", MetricName: "compile_stage_bound_unification", Stage: boundUnification,
+	})
+}
+
+// plainCompiler leaves the rules as their author wrote them.
+func (s *set) plainCompiler() *ast.Compiler {
 	return ast.NewCompiler().
 		WithCapabilities(s.catalog.capabilities).
 		WithPathConflictsCheck(storage.NonEmpty(context.Background(), s.store, s.txn))

@@ -2,6 +2,7 @@ package rego
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -48,7 +49,9 @@ func (e *Engine) evaluate(ctx context.Context, s *set, entry *entry, now time.Ti
 	}
 	v, err := e.supervise(ctx, s, entry.path, func() any { return e.ask(ctx, s, entry, now, nil, input) })
 	if err != nil {
-		return missed("%s", fault.From(err).Detail)
+		v := missed("%s", fault.From(err).Detail)
+		v.limited = errors.Is(err, errGivenUp)
+		return v
 	}
 	return v.(*verdict)
 }
@@ -86,8 +89,10 @@ func (e *Engine) superviseFor(ctx context.Context, s *set, what string, limit ti
 		return <-j.done, nil
 	}
 	e.options.Logger.Error("an evaluation of the policy does not end and was given up", "entry_point", what, "given_up", s.stuck.Add(1))
-	return nil, e.cutOff()
+	return nil, fault.Wrap(fault.NotReady, errGivenUp, "%s", fault.From(e.cutOff()).Detail)
 }
+
+var errGivenUp = errors.New("given up")
 
 // cutOff says that an evaluation took longer than the limit.
 func (e *Engine) cutOff() error {
