@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/muster-registry/muster/policy/git"
 )
 
 // Config is everything one node is told from outside. [Load] fills in the
@@ -85,6 +87,33 @@ type IsolationSettings struct {
 // PolicySettings say which policies are taken.
 type PolicySettings struct {
 	RequireSignature bool `yaml:"require_signature"` // only signed ones; holds for the whole cluster once one node says so
+
+	Git GitSettings `yaml:"git"`
+}
+
+// GitSettings say from which repository policies are taken, while this node
+// leads. They should be the same on all nodes. Without a URL there is none.
+type GitSettings struct {
+	URL    string `yaml:"url"`    // https or ssh, without credentials
+	Branch string `yaml:"branch"` // whose newest commit counts
+	Path   string `yaml:"path"`   // folder in the repository; "": all of it
+
+	Interval             time.Duration `yaml:"interval"`               // between two pulls
+	Timeout              time.Duration `yaml:"timeout"`                // of what one pull fetches
+	Mode                 string        `yaml:"mode"`                   // stage, shadow, activate
+	RequireSignedCommits bool          `yaml:"require_signed_commits"` // by a trusted key
+	AllowRewrites        bool          `yaml:"allow_rewrites"`         // a commit need not descend from the last accepted one
+
+	Username          string `yaml:"username"`            // beside the token
+	TokenFile         string `yaml:"token_file"`          // for https
+	CAFile            string `yaml:"ca_file"`             // for https: another authority than the system's
+	SSHKeyFile        string `yaml:"ssh_key_file"`        // for ssh
+	KnownHostsFile    string `yaml:"known_hosts_file"`    // for ssh
+	WebhookSecretFile string `yaml:"webhook_secret_file"` // what POST /v1/policy/sync is signed with
+
+	Allow      []string `yaml:"allow"`       // addresses that are not public and may be connected to
+	MaxSize    Size     `yaml:"max_size"`    // of what is fetched, and of any one file in it
+	MaxObjects int      `yaml:"max_objects"` // commits, folders and files in what is fetched
 }
 
 // LimitSettings bound what one request may cost.
@@ -117,6 +146,7 @@ type LogSettings struct {
 type Secrets struct {
 	GossipKey     []byte
 	OperatorToken string // empty: only certificates and stored tokens are accepted
+	GitWebhook    string // empty: no webhook is believed
 }
 
 // Off is the listening address that turns a listener off.
@@ -125,9 +155,13 @@ const Off = "off"
 // Defaults returns the configuration that an empty file stands for.
 func Defaults() *Config {
 	return &Config{
-		Cluster:   ClusterSettings{TrustDomain: "muster"},
-		Listen:    ListenSettings{Control: "127.0.0.1:8443", Policy: "127.0.0.1:8181", Metrics: "127.0.0.1:9090", Peer: "127.0.0.1:8300", Gossip: "127.0.0.1:7946"},
-		TLS:       TLSSettings{MinVersion: "1.3"},
+		Cluster: ClusterSettings{TrustDomain: "muster"},
+		Listen:  ListenSettings{Control: "127.0.0.1:8443", Policy: "127.0.0.1:8181", Metrics: "127.0.0.1:9090", Peer: "127.0.0.1:8300", Gossip: "127.0.0.1:7946"},
+		TLS:     TLSSettings{MinVersion: "1.3"},
+		Policy: PolicySettings{Git: GitSettings{
+			Branch: "main", Interval: time.Minute, Timeout: time.Minute, Mode: string(git.ModeStage), RequireSignedCommits: true,
+			Username: "git", MaxSize: 32 << 20, MaxObjects: 100_000,
+		}},
 		Isolation: IsolationSettings{MaxStaleness: 30 * time.Second},
 		Limits: LimitSettings{
 			Body: 4 << 20, Definition: 16 << 20, JSONDepth: 64, Headers: 64 << 10,
@@ -143,8 +177,9 @@ func Defaults() *Config {
 
 // Load reads, completes and checks the configuration in a YAML file. Relative
 // paths in it are relative to the file's folder. The secrets come from the
-// file or, by env, from MUSTER_GOSSIP_KEY, MUSTER_GOSSIP_KEY_FILE, MUSTER_OPERATOR_TOKEN
-// and MUSTER_OPERATOR_TOKEN_FILE, which win over the file. The error holds one
+// file or, by env, from MUSTER_GOSSIP_KEY, MUSTER_GOSSIP_KEY_FILE, MUSTER_OPERATOR_TOKEN,
+// MUSTER_OPERATOR_TOKEN_FILE, MUSTER_GIT_WEBHOOK_SECRET and
+// MUSTER_GIT_WEBHOOK_SECRET_FILE, which win over the file. The error holds one
 // sentence per mistake, each of which says what to do.
 func Load(path string, env func(string) string) (*Config, error) {
 	b, err := os.ReadFile(path)
@@ -161,6 +196,7 @@ func Load(path string, env func(string) string) (*Config, error) {
 	}
 	for _, p := range []*string{
 		&c.DataDir, &c.GossipKeyFile, &c.OperatorTokenFile,
+		&c.Policy.Git.TokenFile, &c.Policy.Git.CAFile, &c.Policy.Git.SSHKeyFile, &c.Policy.Git.KnownHostsFile, &c.Policy.Git.WebhookSecretFile,
 		&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key, &c.TLS.ControlCert, &c.TLS.ControlKey,
 	} {
 		if *p != "" && !filepath.IsAbs(*p) {
@@ -214,7 +250,10 @@ func (c *Config) readSecrets(env func(string) string) error {
 	if c.Secrets.GossipKey, err = base64.StdEncoding.DecodeString(key); err != nil {
 		return errors.New("gossip_key: not base64; make one with: head -c 32 /dev/urandom | base64")
 	}
-	c.Secrets.OperatorToken, err = secret(env, "MUSTER_OPERATOR_TOKEN", "operator_token_file", "", c.OperatorTokenFile)
+	if c.Secrets.OperatorToken, err = secret(env, "MUSTER_OPERATOR_TOKEN", "operator_token_file", "", c.OperatorTokenFile); err != nil {
+		return err
+	}
+	c.Secrets.GitWebhook, err = secret(env, "MUSTER_GIT_WEBHOOK_SECRET", "policy.git.webhook_secret_file", "", c.Policy.Git.WebhookSecretFile)
 	return err
 }
 

@@ -99,6 +99,15 @@ func TestLoadRefusesWithAdvice(t *testing.T) {
 		{"control off", minimal + "listen: {control: \"off\"}\n", "listen.control: a node cannot do without it"},
 		{"log level", minimal + "log: {level: loud}\n", "log.level"},
 		{"timings", minimal + "raft: {election_timeout: 100ms}\n", "shorter than raft.heartbeat_timeout"},
+		{"Git without a URL", minimal + "policy: {git: {branch: main, path: a}}\n", "policy.git.url: is needed"},
+		{"Git by another way", minimal + "policy: {git: {url: \"http://git.example.org/a\"}}\n", "policy.git.url: is neither"},
+		{"Git credentials", minimal + "policy: {git: {url: \"https://a:b@git.example.org/a\"}}\n", "policy.git.url: carries credentials"},
+		{"Git on this machine", minimal + "policy: {git: {url: \"https://127.0.0.1/a\"}}\n", "policy.git.url: 127.0.0.1 is a loopback address"},
+		{"Git at a metadata service", minimal + "policy: {git: {url: \"https://169.254.169.254/a\", allow: [127.0.0.1]}}\n", "policy.git.url: 169.254.169.254 is"},
+		{"Git addresses", minimal + "policy: {git: {url: \"https://git.example.org/a\", allow: [inside]}}\n", "policy.git.allow: \"inside\" is neither"},
+		{"Git mode", minimal + "policy: {git: {url: \"https://git.example.org/a\", mode: merge}}\n", "policy.git.mode"},
+		{"Git interval", minimal + "policy: {git: {url: \"https://git.example.org/a\", interval: 1ms}}\n", "policy.git.interval"},
+		{"Git secret", minimal + "policy: {git: {url: \"https://git.example.org/a\", webhook_secret_file: nothing}}\n", "policy.git.webhook_secret_file: the file cannot be read"},
 		{"lease", minimal + "raft: {leader_lease: 1s}\n", "raft.leader_lease"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/muster-registry/muster/policy/git"
 )
 
 // metrics are the node's own; the cluster registers its own beside them.
@@ -52,6 +54,26 @@ func raftMetrics(reg prometheus.Registerer) error {
 	cfg.EnableHostname, cfg.EnableRuntimeMetrics = false, false
 	_, err = armon.NewGlobal(cfg, s)
 	return err
+}
+
+// gitSynced registers what is counted of the Git source, and gives what counts.
+func (m *metrics) gitSynced() func(git.Outcome) {
+	syncs := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "muster_git_syncs_total", Help: "Pulls from the Git source that this node made while it led, by outcome.",
+	}, []string{"outcome"})
+	last := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "muster_git_last_success_timestamp_seconds", Help: "When this node last found the newest commit taken, or took it, in seconds since 1970; 0: never since its start.",
+	})
+	m.reg.MustRegister(syncs, last)
+	for _, o := range git.Outcomes() {
+		syncs.WithLabelValues(string(o))
+	}
+	return func(o git.Outcome) {
+		syncs.WithLabelValues(string(o)).Inc()
+		if o == git.Accepted || o == git.Unchanged {
+			last.SetToCurrentTime()
+		}
+	}
 }
 
 // watch registers the figures that are read when they are asked for.

@@ -30,6 +30,7 @@ import (
 	"github.com/muster-registry/muster/lease"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/decision"
+	"github.com/muster-registry/muster/policy/git"
 	"github.com/muster-registry/muster/policy/rego"
 	"github.com/muster-registry/muster/policy/rego/library"
 	"github.com/muster-registry/muster/policy/shadow"
@@ -57,6 +58,7 @@ type Node struct {
 	beats   *lease.Batch
 	metrics *metrics
 
+	git        *git.Source // nil: none is configured
 	signatures *sign.Verifier
 	ruled      chan struct{} // settings may have changed, for a node that insists on one
 
@@ -104,6 +106,9 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 		return fmt.Errorf("the rules about definitions: %w", err)
 	}
 	n.wire(rules)
+	if err := n.wireGit(); err != nil {
+		return err
+	}
 	n.metrics.watch(n)
 	return n.serve(ctx, certs, registry)
 }
@@ -294,7 +299,7 @@ func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server,
 		ParseBundle: func(b []byte) (*policy.Push, error) { return rego.ParseBundle(b, int64(lim.Definition), n.signatures) },
 		Signatures:  n.signatures,
 		Diff:        n.engine.Diff,
-		Observe:     n.metrics.observe,
+		Observe:     n.metrics.observe, WebhookSecret: []byte(n.cfg.Secrets.GitWebhook),
 	})
 	if err != nil {
 		return nil, err

@@ -47,6 +47,7 @@ func (c *Config) validate() error {
 	}
 	errs = append(errs, c.validateTLS()...)
 	errs = append(errs, c.validateLimits()...)
+	errs = append(errs, c.validateGit()...)
 
 	switch len(c.Secrets.GossipKey) {
 	case 16, 24, 32:

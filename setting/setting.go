@@ -28,7 +28,7 @@ const (
 	Webhook    Kind = "webhook"     // an outside policy endpoint
 	Schema     Kind = "schema"      // a JSON Schema that records must meet
 	BreakGlass Kind = "break-glass" // a namespace in which refusals are lifted for a time
-	Sync       Kind = "sync"        // what the Git source did with one commit
+	Sync       Kind = "sync"        // how far the Git source of policies has come
 
 	Requirement Kind = "requirement" // what a policy must have to be accepted
 )

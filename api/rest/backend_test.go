@@ -48,6 +48,7 @@ type memory struct {
 	age       time.Duration
 	ready     error
 	follower  bool
+	syncs     []bool // pulls from Git, and whether they were waited for
 }
 
 func newMemory() *memory {
@@ -345,6 +346,13 @@ func (m *memory) ActivatePolicy(_ context.Context, _ *command.Intent, n uint64) 
 	return m.policies(func(x *policy.Txn, st policy.Stamp) (*policy.Revision, error) {
 		return x.Activate(st, n, x.Active(), false)
 	})
+}
+
+func (m *memory) SyncPolicy(_ context.Context, wait bool) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.syncs = append(m.syncs, wait)
+	return []byte(`{"outcome":"unchanged"}`), nil
 }
 
 func (m *memory) RollbackPolicy(context.Context, *command.Intent) (*policy.Revision, error) {

@@ -121,6 +121,9 @@ func (c *call) admit() error {
 	if err := c.api.backend.Ready(); err != nil && (c.route.decided() || !fault.Is(err, fault.PolicyUnavailable)) {
 		return err
 	}
+	if c.route.Webhook && fromWebhook(c.r.Header) {
+		return nil
+	}
 	if err := c.authenticate(); err != nil {
 		return err
 	}

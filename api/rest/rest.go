@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/gzhttp"
+	"golang.org/x/time/rate"
 
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/identity"
@@ -78,6 +79,10 @@ type Backend interface {
 	// StageShadow checks and stores a policy and makes it the shadow.
 	StageShadow(ctx context.Context, intent *command.Intent, content *policy.Content, origin policy.Origin, share float64) (*policy.Revision, error)
 	ActivatePolicy(ctx context.Context, intent *command.Intent, number uint64) (*policy.Revision, error)
+	// SyncPolicy has the leader pull from the Git source at once. Where the
+	// caller waits, it gives the state of the source as JSON, with how this pull
+	// ended; not_found when the leader has no source.
+	SyncPolicy(ctx context.Context, wait bool) ([]byte, error)
 	RollbackPolicy(ctx context.Context, intent *command.Intent) (*policy.Revision, error)
 	// ShadowPolicy has a revision evaluated beside the active one, for a share
 	// of the decisions; StopShadow ends that.
@@ -122,6 +127,8 @@ type Options struct {
 	Signatures *sign.Verifier
 	// Diff compares two contents; nil: policy.NewDiff, which cannot read rules.
 	Diff func(from, to *policy.Content) *policy.Diff
+	// WebhookSecret is what webhooks of the Git host are signed with; empty: none is believed.
+	WebhookSecret []byte
 	// Observe is told of every answer; operation is "" where no route matched.
 	Observe func(operation string, status int, elapsed time.Duration)
 }
@@ -173,7 +180,8 @@ type API struct {
 	ids       requestIDs
 	origins   *http.CrossOriginProtection
 	inFlight  atomic.Int64
-	nodeValue []string // of the header Muster-Node
+	webhooks  *rate.Limiter // of all callers together: each is somebody until verified
+	nodeValue []string      // of the header Muster-Node
 }
 
 // New builds the edge. The error says that the route table cannot be
@@ -182,6 +190,7 @@ func New(backend Backend, auth *identity.Authenticator, opt Options) (*API, erro
 	opt.setDefaults()
 	a := &API{backend: backend, auth: auth, opt: opt, mux: http.NewServeMux(), nodeValue: []string{backend.NodeID()}}
 	a.ids.init()
+	a.webhooks = rate.NewLimiter(rate.Every(time.Second), 10)
 	a.origins = http.NewCrossOriginProtection()
 	a.routes = routes()
 	for i := range a.routes {

@@ -17,9 +17,10 @@ type Route struct {
 	ID      string // operation id
 	Summary string
 
-	Open   bool          // answered without identity and before the node is ready
-	Action policy.Action // what the caller's role must allow, on
-	Kind   string        // this kind
+	Open    bool          // answered without identity and before the node is ready
+	Webhook bool          // takes the signature of a webhook in the place of a credential; the handler verifies it
+	Action  policy.Action // what the caller's role must allow, on
+	Kind    string        // this kind
 
 	Status   int // of success
 	Query    []Param
@@ -75,7 +76,7 @@ var (
 func routes() []Route {
 	var all []Route
 	for _, part := range [][]Route{serviceRoutes(), versionRoutes(), instanceRoutes(), discoveryRoutes(),
-		policyRoutes(), shadowRoutes(), settingRoutes(), tokenRoutes(), clusterRoutes(), openRoutes()} {
+		policyRoutes(), shadowRoutes(), syncRoutes(), settingRoutes(), tokenRoutes(), clusterRoutes(), openRoutes()} {
 		all = append(all, part...)
 	}
 	return all

@@ -29,7 +29,7 @@ var allowed = map[string][]string{
 	"publisher": {"putService", "deleteService", "putVersion", "deleteVersion", "putInstance", "deleteInstance", "heartbeat", "putStatus"},
 	"admin": {"pushPolicy", "listPolicies", "getPolicy", "activatePolicy", "rollbackPolicy", "shadowPolicy",
 		"getShadow", "stopShadow", "shadowReport", "diffPolicies",
-		"listSchemas", "getSchema", "putSchema", "deleteSchema"},
+		"syncPolicy", "getSync", "listSchemas", "getSchema", "putSchema", "deleteSchema"},
 	"operator": {"createToken", "listTokens", "revokeToken", "transferLeader", "removeMember", "saveSnapshot", "restoreSnapshot",
 		"listPolicyKeys", "getPolicyKey", "putPolicyKey", "deletePolicyKey",
 		"listPolicyRequirements", "getPolicyRequirement", "putPolicyRequirement", "deletePolicyRequirement"},

@@ -141,11 +141,8 @@ func (h *history) descends(old plumbing.Hash) (bool, error) {
 
 // verify gives the name of the key that signed the commit.
 func (c *commit) verify(v Verifier) (key string, err error) {
-	switch {
-	case c.signature == nil:
+	if c.signature == nil {
 		return "", errors.New("it is not signed; sign commits with git commit -S")
-	case !bytes.HasPrefix(c.signature, []byte("-----BEGIN PGP SIGNATURE-----")):
-		return "", errors.New("its signature is not an OpenPGP one; sign commits with an OpenPGP key")
 	}
 	return v(c.signed, c.signature)
 }

@@ -237,7 +237,11 @@ func (c *cluster) Verify(signed, armored []byte) (string, error) {
 }
 
 func (c *cluster) Parse(bundle []byte) (*policy.Content, error) {
-	return rego.ParseBundle(bundle, 16<<20)
+	push, err := rego.ReadBundle(bundle, 16<<20)
+	if err != nil {
+		return nil, err
+	}
+	return &push.Content, nil
 }
 
 func (c *cluster) Find(s policy.Source) (*policy.Revision, bool) { return c.table.FromSource(s) }

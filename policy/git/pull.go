@@ -19,7 +19,8 @@ type Cluster interface {
 	Status(ctx context.Context) (*Status, error)
 	// Save replicates the status.
 	Save(ctx context.Context, s *Status) error
-	// Verify checks the signature of a commit by the keys that are trusted now.
+	// Verify checks the signature of a commit by the keys that are trusted now;
+	// see [Verifier].
 	Verify(signed, armored []byte) (key string, err error)
 	// Parse reads a bundle into the content of a revision.
 	Parse(bundle []byte) (*policy.Content, error)
@@ -188,14 +189,15 @@ func (p *pull) run(ctx context.Context, force bool) (Outcome, error) {
 		return "", err
 	}
 	p.event("fetched", "")
-	if err := p.verify(c); err != nil {
+	signature, err := p.verify(c)
+	if err != nil {
 		return "", failed(Unverified, err)
 	}
 	source := p.status.Source
 	source.Commit = p.commit
 	rev, staged := p.cluster.Find(source) // an earlier pull may not have got to its end
 	if !staged {
-		if rev, err = p.take(ctx, c, h, source); err != nil {
+		if rev, err = p.take(ctx, c, h, policy.Origin{Source: &source, Signature: signature}); err != nil {
 			return "", err
 		}
 	}
@@ -240,32 +242,31 @@ func (p *pull) fetch(ctx context.Context, r *remote) (*commit, *history, error) 
 }
 
 // verify holds the commit to a trusted signature.
-func (p *pull) verify(c *commit) error {
+func (p *pull) verify(c *commit) (*policy.Signature, error) {
 	if p.cfg.Unsigned {
 		p.event("verified", "signatures are not required")
-		return nil
+		return nil, nil
 	}
 	key, err := c.verify(p.cluster.Verify)
 	if err != nil {
-		return fmt.Errorf("the commit is not believed: %s", message(err))
+		return nil, fmt.Errorf("the commit is not believed: %s", message(err))
 	}
 	p.event("verified", "signed by "+key)
-	return nil
+	return &policy.Signature{Key: key}, nil
 }
 
 // take makes a revision of a commit.
-func (p *pull) take(ctx context.Context, c *commit, h *history, source policy.Source) (*policy.Revision, error) {
+func (p *pull) take(ctx context.Context, c *commit, h *history, origin policy.Origin) (*policy.Revision, error) {
 	content, err := p.content(c, h)
 	if err != nil {
 		return nil, failed(BadContent, err)
 	}
-	steps := make([]policy.Step, 0, len(p.found)+1)
 	for _, e := range p.found {
-		steps = append(steps, policy.Step{Step: e.Step, At: e.At, By: p.cfg.URL, Note: e.Message})
+		origin.Steps = append(origin.Steps, policy.Step{Step: e.Step, At: e.At, By: p.cfg.URL, Note: e.Message})
 	}
 	// It is only staged if its tests pass.
-	steps = append(steps, policy.Step{Step: "tested", At: time.Now().UTC(), By: p.cfg.URL})
-	rev, err := p.cluster.Stage(ctx, content, policy.Origin{Source: &source, Steps: steps})
+	origin.Steps = append(origin.Steps, policy.Step{Step: "tested", At: time.Now().UTC(), By: p.cfg.URL})
+	rev, err := p.cluster.Stage(ctx, content, origin)
 	if err != nil {
 		if fault.Is(err, fault.InvalidPolicy) || fault.Is(err, fault.InvalidField) || fault.Is(err, fault.BadRequest) || fault.Is(err, fault.TooLarge) {
 			return nil, failed(CheckFailed, err)

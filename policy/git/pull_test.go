@@ -273,7 +273,7 @@ func TestAnotherLeaderGoesOn(t *testing.T) {
 	p.begin(nil)
 	source := p.status.Source
 	source.Commit = c.id.String()
-	if _, err := p.take(t.Context(), c, h, source); err != nil {
+	if _, err := p.take(t.Context(), c, h, policy.Origin{Source: &source}); err != nil {
 		t.Fatal(err)
 	}
 	s.restart()

@@ -131,7 +131,8 @@ func plain(p string) bool {
 }
 
 // pack makes the bundle that the files would be pushed as, so that there is one
-// way only in which files become a policy. What is no part of a policy stays out.
+// way only in which files become a policy. What is no part of a policy stays
+// out, and so does the signature of a bundle: a commit has its own.
 func pack(files []file) ([]byte, error) {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
@@ -155,7 +156,7 @@ func pack(files []file) ([]byte, error) {
 
 func takesPart(name string) bool {
 	switch base := path.Base(name); base {
-	case "data.json", "data.yaml", "data.yml", ".manifest", ".signatures.json", "patch.json":
+	case "data.json", "data.yaml", "data.yml", ".manifest", "patch.json":
 		return true
 	default:
 		return strings.HasSuffix(base, ".rego") || strings.HasSuffix(base, ".manifest")
