@@ -32,6 +32,7 @@ const attempts = 4
 
 // State is the part of the replicated state that admission looks at.
 type State struct {
+	Revision uint64
 	Registry *registry.Snapshot
 	Policy   *policy.Table
 	Settings *setting.Table
@@ -247,6 +248,7 @@ func (g *Gate) admitPut(ctx context.Context, st State, in *command.Intent, cmd *
 		CreateService: now.serviceMissing, Observed: now.revision,
 	}
 	if d.Filtered != nil {
+		cmd.Filtered = true
 		if next.Spec, next.Document, err = t.refilter(p, d.Filtered); err != nil {
 			return nil, err
 		}
@@ -323,7 +325,7 @@ func (g *Gate) decideExisting(ctx context.Context, st State, in *command.Intent,
 
 // decide asks the active policy; a refusal is policy_denied with its reasons.
 func (g *Gate) decide(ctx context.Context, st State, in *command.Intent, action policy.Action, res policy.Resource) (policy.Decision, error) {
-	d := g.decider.Decide(ctx, st.Policy.Active(), input(in, action, res))
+	d := g.decider.Decide(ctx, st.Policy.Active(), input(in, action, res, st.Revision))
 	if d.Allow {
 		return d, nil
 	}

@@ -165,7 +165,7 @@ func headers(pairs []string) map[string]string {
 }
 
 // input is the document the policy decides on.
-func input(in *command.Intent, action policy.Action, res policy.Resource) *policy.Input {
+func input(in *command.Intent, action policy.Action, res policy.Resource, revision uint64) *policy.Input {
 	out := &policy.Input{Action: action, Principal: principal(in), Resource: res, Protocol: "https", Time: time.Now().UTC()}
 	if r := in.Request; r != nil {
 		out.Method, out.RawPath, out.Path = r.Method, r.Path, segments(r.Path)
@@ -175,6 +175,7 @@ func input(in *command.Intent, action policy.Action, res policy.Resource) *polic
 			out.Protocol = r.Scheme
 		}
 	}
+	out.Call = policy.Call{RequestID: in.RequestId, Source: out.Source, Principal: out.Principal.ID, Trace: out.Headers["Traceparent"], Revision: revision}
 	return out
 }
 

@@ -204,6 +204,8 @@ type Command struct {
 	Gated          bool   `protobuf:"varint,6,opt,name=gated,proto3" json:"gated,omitempty"`
 	DecisionId     string `protobuf:"bytes,7,opt,name=decision_id,json=decisionId,proto3" json:"decision_id,omitempty"`
 	RequestId      string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The policy replaced the content of the record.
+	Filtered bool `protobuf:"varint,9,opt,name=filtered,proto3" json:"filtered,omitempty"`
 	// Types that are valid to be assigned to Op:
 	//
 	//	*Command_Put
@@ -307,6 +309,13 @@ func (x *Command) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *Command) GetFiltered() bool {
+	if x != nil {
+		return x.Filtered
+	}
+	return false
 }
 
 func (x *Command) GetOp() isCommand_Op {
@@ -1598,7 +1607,9 @@ type Receipt struct {
 	DecisionId     string `protobuf:"bytes,4,opt,name=decision_id,json=decisionId,proto3" json:"decision_id,omitempty"`
 	PolicyRevision uint64 `protobuf:"varint,5,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
 	// The answer was given before, to the same Idempotency-Key.
-	Repeated      bool `protobuf:"varint,6,opt,name=repeated,proto3" json:"repeated,omitempty"`
+	Repeated bool `protobuf:"varint,6,opt,name=repeated,proto3" json:"repeated,omitempty"`
+	// The policy replaced the content of the record.
+	Filtered      bool `protobuf:"varint,7,opt,name=filtered,proto3" json:"filtered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1671,6 +1682,13 @@ func (x *Receipt) GetPolicyRevision() uint64 {
 func (x *Receipt) GetRepeated() bool {
 	if x != nil {
 		return x.Repeated
+	}
+	return false
+}
+
+func (x *Receipt) GetFiltered() bool {
+	if x != nil {
+		return x.Filtered
 	}
 	return false
 }
@@ -1909,7 +1927,7 @@ const file_command_proto_rawDesc = "" +
 	"\rcommand.proto\x12\x11muster.command.v1\"W\n" +
 	"\x05Batch\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x126\n" +
-	"\bcommands\x18\x02 \x03(\v2\x1a.muster.command.v1.CommandR\bcommands\"\xa6\b\n" +
+	"\bcommands\x18\x02 \x03(\v2\x1a.muster.command.v1.CommandR\bcommands\"\xc2\b\n" +
 	"\aCommand\x12'\n" +
 	"\x0fidempotency_key\x18\x01 \x01(\tR\x0eidempotencyKey\x12%\n" +
 	"\x0erequest_digest\x18\x02 \x01(\fR\rrequestDigest\x12\x1c\n" +
@@ -1920,7 +1938,8 @@ const file_command_proto_rawDesc = "" +
 	"\vdecision_id\x18\a \x01(\tR\n" +
 	"decisionId\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\b \x01(\tR\trequestId\x12*\n" +
+	"request_id\x18\b \x01(\tR\trequestId\x12\x1a\n" +
+	"\bfiltered\x18\t \x01(\bR\bfiltered\x12*\n" +
 	"\x03put\x18\x14 \x01(\v2\x16.muster.command.v1.PutH\x00R\x03put\x123\n" +
 	"\x06delete\x18\x15 \x01(\v2\x19.muster.command.v1.DeleteH\x00R\x06delete\x12;\n" +
 	"\x06status\x18\x16 \x01(\v2!.muster.command.v1.InstanceStatusH\x00R\x06status\x123\n" +
@@ -2031,7 +2050,7 @@ const file_command_proto_rawDesc = "" +
 	"\x06scheme\x18\x04 \x01(\tR\x06scheme\x12\x18\n" +
 	"\aheaders\x18\x05 \x03(\tR\aheaders\x12%\n" +
 	"\x0esource_address\x18\x06 \x01(\tR\rsourceAddress\x12\x14\n" +
-	"\x05token\x18\a \x01(\tR\x05token\"\xbd\x01\n" +
+	"\x05token\x18\a \x01(\tR\x05token\"\xd9\x01\n" +
 	"\aReceipt\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\bR\acreated\x12\x16\n" +
@@ -2039,7 +2058,8 @@ const file_command_proto_rawDesc = "" +
 	"\vdecision_id\x18\x04 \x01(\tR\n" +
 	"decisionId\x12'\n" +
 	"\x0fpolicy_revision\x18\x05 \x01(\x04R\x0epolicyRevision\x12\x1a\n" +
-	"\brepeated\x18\x06 \x01(\bR\brepeated\"\x88\x01\n" +
+	"\brepeated\x18\x06 \x01(\bR\brepeated\x12\x1a\n" +
+	"\bfiltered\x18\a \x01(\bR\bfiltered\"\x88\x01\n" +
 	"\x05Beats\x120\n" +
 	"\x04keys\x18\x01 \x03(\v2\x1c.muster.command.v1.Beats.KeyR\x04keys\x1aM\n" +
 	"\x03Key\x12\x1c\n" +

@@ -159,7 +159,7 @@ func (b *batch) command(c *command.Command) (*command.Receipt, error) {
 	if err != nil {
 		return nil, err
 	}
-	receipt.DecisionId, receipt.PolicyRevision = c.DecisionId, c.PolicyRevision
+	receipt.DecisionId, receipt.PolicyRevision, receipt.Filtered = c.DecisionId, c.PolicyRevision, c.Filtered
 	if c.IdempotencyKey != "" {
 		b.m.repeats.Load().keep(c, receipt, b.delta.put)
 	}

@@ -34,6 +34,7 @@ type repeat struct {
 	Record   []byte `json:"record"`
 	Decision string `json:"decision_id"`
 	Policy   uint64 `json:"policy_revision"`
+	Filtered bool   `json:"filtered,omitempty"`
 }
 
 // repeatTable is replicated state: the same commands leave the same repeats on
@@ -80,7 +81,7 @@ func (t *repeatTable) find(c *command.Command) (*command.Receipt, error) {
 	}
 	return &command.Receipt{
 		Revision: r.Revision, Created: r.Created, Record: r.Record,
-		DecisionId: r.Decision, PolicyRevision: r.Policy, Repeated: true,
+		DecisionId: r.Decision, PolicyRevision: r.Policy, Filtered: r.Filtered, Repeated: true,
 	}, nil
 }
 
@@ -90,7 +91,7 @@ func (t *repeatTable) keep(c *command.Command, receipt *command.Receipt, put fun
 	r := &repeat{
 		Key: repeatKey(c), Digest: hex.EncodeToString(c.RequestDigest), Time: c.Time,
 		Revision: receipt.Revision, Created: receipt.Created, Record: receipt.Record,
-		Decision: receipt.DecisionId, Policy: receipt.PolicyRevision,
+		Decision: receipt.DecisionId, Policy: receipt.PolicyRevision, Filtered: receipt.Filtered,
 	}
 	value, err := json.Marshal(r)
 	if err != nil {

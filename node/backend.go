@@ -138,7 +138,7 @@ func (l log) Registry() *registry.Snapshot { return l.machine.View().Registry }
 // admission is what the gate decides on: this node's newest state.
 func (n *Node) admission() admit.State {
 	v := n.machine.View()
-	return admit.State{Registry: v.Registry, Policy: v.Policy, Settings: v.Settings, Restore: v.Restoring, Repeat: n.machine.Repeat}
+	return admit.State{Revision: v.Revision, Registry: v.Registry, Policy: v.Policy, Settings: v.Settings, Restore: v.Restoring, Repeat: n.machine.Repeat}
 }
 
 // again tells by which results Apply asks for another admission.

@@ -41,6 +41,9 @@ type Config struct {
 	Log       LogSettings       `yaml:"log"`
 
 	Secrets Secrets `yaml:"-"`
+
+	// Where the decision log's lines go; nil: the process's own.
+	Stdout, Stderr io.Writer `yaml:"-"`
 }
 
 // ClusterSettings says which cluster the node belongs to.
@@ -86,7 +89,8 @@ type IsolationSettings struct {
 
 // PolicySettings say which policies are taken.
 type PolicySettings struct {
-	RequireSignature bool `yaml:"require_signature"` // only signed ones; holds for the whole cluster once one node says so
+	DecisionLog      DecisionLogSettings `yaml:"decision_log"`
+	RequireSignature bool                `yaml:"require_signature"` // only signed ones; holds for the whole cluster once one node says so
 
 	Git GitSettings `yaml:"git"`
 }
@@ -158,7 +162,7 @@ func Defaults() *Config {
 		Cluster: ClusterSettings{TrustDomain: "muster"},
 		Listen:  ListenSettings{Control: "127.0.0.1:8443", Policy: "127.0.0.1:8181", Metrics: "127.0.0.1:9090", Peer: "127.0.0.1:8300", Gossip: "127.0.0.1:7946"},
 		TLS:     TLSSettings{MinVersion: "1.3"},
-		Policy: PolicySettings{Git: GitSettings{
+		Policy: PolicySettings{DecisionLog: decisionLogDefaults(), Git: GitSettings{
 			Branch: "main", Interval: time.Minute, Timeout: time.Minute, Mode: string(git.ModeStage), RequireSignedCommits: true,
 			Username: "git", MaxSize: 32 << 20, MaxObjects: 100_000,
 		}},
@@ -194,11 +198,11 @@ func Load(path string, env func(string) string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range []*string{
+	for _, p := range append(c.Policy.DecisionLog.paths(),
 		&c.DataDir, &c.GossipKeyFile, &c.OperatorTokenFile,
 		&c.Policy.Git.TokenFile, &c.Policy.Git.CAFile, &c.Policy.Git.SSHKeyFile, &c.Policy.Git.KnownHostsFile, &c.Policy.Git.WebhookSecretFile,
 		&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key, &c.TLS.ControlCert, &c.TLS.ControlKey,
-	} {
+	) {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
 		}

@@ -58,7 +58,11 @@ type Node struct {
 	beats   *lease.Batch
 	metrics *metrics
 
-	git        *git.Source // nil: none is configured
+	git       *git.Source // nil: none is configured
+	log       *decision.Log
+	decisions *decision.Store
+	masker    *decision.Masker
+
 	signatures *sign.Verifier
 	ruled      chan struct{} // settings may have changed, for a node that insists on one
 
@@ -97,6 +101,10 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 	engine.Logger = n.logger
 	n.engine = rego.New(engine)
 	defer n.engine.Close()
+	if err := n.openDecisionLog(registry); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.log.Close()) }()
 
 	if n.cluster, err = cluster.Open(n.clusterConfig(certs, registry), n.machine); err != nil {
 		return err
@@ -139,7 +147,7 @@ func (n *Node) clusterConfig(certs *certificates, reg prometheus.Registerer) clu
 // wire connects the rooms; nothing runs yet.
 func (n *Node) wire(rules *library.Library) {
 	n.shadow = shadow.New(shadow.Options{Engine: n.engine, Logger: n.logger})
-	n.decider = decision.Observed(n.engine, n.shadow)
+	n.decider = decision.Observed(n.engine, n.shadow, n.log)
 	n.gate = admit.New(n.admission, log{n}, n.decider, n.engine, again)
 	n.wireKeys()
 	n.gate.Setting(setting.Schema, admit.Schemas())
@@ -151,6 +159,7 @@ func (n *Node) wire(rules *library.Library) {
 	n.cluster.Handle(lease.Method, true, func(ctx context.Context, _ string, p []byte) ([]byte, error) { return n.leases.Serve(ctx, p) })
 	n.cluster.Handle(methodReached, false, n.serveReached)
 	n.cluster.Handle(methodPrepared, false, n.servePrepared)
+	n.cluster.Handle(methodDecision, false, n.serveDecision)
 	n.cluster.Handle(methodImpact, false, n.serveImpact)
 	n.cluster.Handle(methodHashAt, false, n.serveHashAt)
 	n.cluster.Handle(methodDiverged, false, n.serveDiverged)

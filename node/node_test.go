@@ -126,6 +126,7 @@ func (tr *trial) start(i int) {
 	n.stop, n.done = stop, make(chan error, 1)
 	logs, err := os.OpenFile(tr.file(n.id+".log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	must(tr.t, err)
+	cfg.Stdout, cfg.Stderr = logs, logs
 	go func() {
 		defer logs.Close()
 		n.done <- node.RunWithout(ctx, cfg, "test", slog.New(slog.NewTextHandler(logs, nil)), n.without)

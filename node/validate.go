@@ -48,6 +48,7 @@ func (c *Config) validate() error {
 	errs = append(errs, c.validateTLS()...)
 	errs = append(errs, c.validateLimits()...)
 	errs = append(errs, c.validateGit()...)
+	errs = append(errs, c.Policy.DecisionLog.validate()...)
 
 	switch len(c.Secrets.GossipKey) {
 	case 16, 24, 32:

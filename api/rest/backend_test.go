@@ -2,6 +2,7 @@ package rest_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -70,7 +71,7 @@ func (m *memory) ReadIndex(ctx context.Context) error { return m.readIndex(ctx) 
 
 func (m *memory) Decide(_ context.Context, rev *policy.Revision, in *policy.Input) policy.Decision {
 	d := m.decide(in)
-	d.ID, d.PolicyRevision = "d-1", rev.Number
+	d.ID, d.PolicyRevision = cmp.Or(d.ID, "d-1"), rev.Number
 	return d
 }
 
@@ -552,4 +553,11 @@ func (e *edge) policed(decide func(*policy.Input) policy.Decision) {
 	if _, err := e.StagePolicy(context.Background(), nil, c, policy.Origin{}, true); err != nil {
 		e.Fatal(err)
 	}
+}
+
+func (m *memory) Decision(_ context.Context, id string, rules bool) ([]byte, error) {
+	if id != "d-1" {
+		return nil, fault.New(fault.NotFound, "there is no record of decision %s", id)
+	}
+	return []byte(`{"decision_id":"d-1","rules":` + strconv.FormatBool(rules) + `}`), nil
 }

@@ -45,9 +45,12 @@ type call struct {
 	age         time.Duration // of state, at that time
 	confirmed   time.Time     // start of a read index that state is not older than
 
-	params  url.Values // see query
-	input   *policy.Input
-	headers [5]string // backing of the header values
+	params   url.Values // see query
+	decision string     // id of the decision that the answer names; "" where none was made
+	refused  bool       // and it is a refusal: those of a list's items that follow do not replace it
+	filtered bool       // a policy replaced content of the answer, or of what was stored
+	input    *policy.Input
+	headers  [6]string // backing of the header values
 }
 
 // answer serves one request from its first check to its last header.
@@ -250,8 +253,16 @@ func (c *call) WriteHeader(status int) {
 	if _, ok := h["Muster-Revision"]; !ok {
 		c.header(h, 3, "Muster-Revision", strconv.FormatUint(c.state.Revision, 10))
 	}
+	if c.decision != "" {
+		c.header(h, 5, "Muster-Decision-Id", c.decision)
+	}
+	if c.filtered {
+		h["Muster-Filtered"] = yes
+	}
 	c.w.WriteHeader(status)
 }
+
+var yes = []string{"true"} // never changed
 
 func (c *call) header(h http.Header, i int, name, value string) {
 	c.headers[i] = value

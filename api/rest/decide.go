@@ -35,19 +35,20 @@ func claims(who *identity.Principal) []byte {
 // the record exists.
 func (c *call) decide(res policy.Resource) (policy.Decision, error) {
 	rev := c.state.Policy.Active()
-	if !c.decided() {
+	if !c.policed() {
 		return policy.Decision{Allow: true, Default: true}, nil
 	}
-	in := c.input
-	if in == nil {
-		in = c.newInput()
-	} else { // whoever watches decisions may keep the one before
-		next := *in
-		in = &next
+	// Whoever watches decisions keeps their inputs: each has its own.
+	if c.input == nil {
+		c.input = c.newInput()
+	} else {
+		next := *c.input
+		c.input = &next
 	}
-	in.Action, in.Resource = c.route.Action, res
-	c.input = in
+	in := c.input
+	in.Action, in.Resource, in.Call.Revision = c.route.Action, res, c.state.Revision
 	d := c.api.backend.Decider().Decide(c.r.Context(), rev, in)
+	c.decided(&d)
 	if d.Allow {
 		return d, nil
 	}
@@ -59,9 +60,18 @@ func (c *call) decide(res policy.Resource) (policy.Decision, error) {
 	return d, f
 }
 
-// decided reports whether a policy will look at what is read at all; where it
+// decided has the answer name the decision. Of a list, which takes one for each
+// item, it names the last refusal, or else the last decision.
+func (c *call) decided(d *policy.Decision) {
+	if !d.Allow || !c.refused {
+		c.decision, c.refused = d.ID, !d.Allow
+	}
+	c.filtered = c.filtered || d.Filtered != nil
+}
+
+// policed reports whether a policy will look at what is read at all; where it
 // will not, its input need not be made.
-func (c *call) decided() bool {
+func (c *call) policed() bool {
 	return c.state.Policy.Active() != nil || c.state.Policy.Shadow() != nil
 }
 
@@ -83,7 +93,13 @@ func (c *call) newInput() *policy.Input {
 		Token:     c.token(),
 		Source:    c.source(),
 		Principal: c.role,
+		Call:      c.asked(),
 	}
+}
+
+// asked is the call as the record of a decision names it.
+func (c *call) asked() policy.Call {
+	return policy.Call{RequestID: c.id, Trace: c.r.Header.Get("Traceparent"), Source: c.source(), Principal: c.role.ID, Revision: c.state.Revision}
 }
 
 // target is the path and the query in the one form that policies see, however

@@ -52,8 +52,9 @@ func TestPolicySeesTheLookup(t *testing.T) {
 			Token: "viewer-token", Source: "192.0.2.1", Path: strings.Split(strings.TrimPrefix(strings.Split(tc.path, "?")[0], "/"), "/"),
 			Headers:   map[string]string{"X-Dept": "Engineering", "Authorization": "Bearer viewer-token"},
 			Principal: policy.Principal{ID: "token:viewer", Kind: "token", Roles: []string{"viewer"}, Namespaces: []string{}},
-			Time:      last.Time, Resource: last.Resource}
-		if d := cmp.Diff(want, last); d != "" || last.Time.IsZero() {
+			Time:      last.Time, Resource: last.Resource,
+			Call: policy.Call{RequestID: w.Header().Get("X-Request-Id"), Source: "192.0.2.1", Principal: "token:viewer", Revision: last.Call.Revision}}
+		if d := cmp.Diff(want, last); d != "" || last.Time.IsZero() || last.Call.RequestID == "" || last.Call.Revision == 0 {
 			t.Errorf("%s: %s", tc.path, d)
 		}
 	}

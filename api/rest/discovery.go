@@ -65,7 +65,7 @@ func discover(c *call) error {
 	e, ok := c.state.Registry.Discover(c.namespace, c.service)
 	var body []byte
 	var d policy.Decision
-	if c.decided() {
+	if c.policed() {
 		res := policy.Resource{Kind: registry.KindService, Namespace: c.namespace, Name: c.service}
 		if ok {
 			body = e.Answer(which)
@@ -154,7 +154,7 @@ func (c *call) discovered(e *registry.Entry) ([]byte, error) {
 	b, err := json.Marshal(DiscoveredService{
 		Namespace: e.Namespace(), Service: e.Service(), Revision: e.Revision(), Instances: len(e.Instances()), Passing: e.Passing(),
 	})
-	if err != nil || !c.decided() {
+	if err != nil || !c.policed() {
 		return b, err
 	}
 	res := policy.Resource{Kind: registry.KindService, Namespace: e.Namespace(), Name: e.Service(), Payload: b}
@@ -177,6 +177,9 @@ type Verdict struct {
 	DecisionID     string   `json:"decision_id"`
 	PolicyRevision uint64   `json:"policy_revision"`
 	Revision       uint64   `json:"revision"`
+	// Filtered is what the policy's filtered would put in place of what is
+	// stored or returned; absent where it is not defined.
+	Filtered jsontext.Value `json:"filtered,omitzero"`
 }
 
 func authorize(c *call) error {
@@ -194,14 +197,16 @@ func authorize(c *call) error {
 	if err := c.view(nil); err != nil {
 		return err
 	}
-	d, err := c.api.backend.Decider().DecideRaw(c.r.Context(), c.state.Policy.Active(), ask.EntryPoint, ask.Input)
+	ctx := policy.WithCall(c.r.Context(), c.asked())
+	d, err := c.api.backend.Decider().DecideRaw(ctx, c.state.Policy.Active(), ask.EntryPoint, ask.Input)
 	if err != nil {
 		return err
 	}
+	c.decision = d.ID
 	if d.Unavailable {
 		return unavailable(&d)
 	}
-	v := Verdict{Allow: d.Allow, Reasons: d.Reasons, DecisionID: d.ID, PolicyRevision: d.PolicyRevision, Revision: c.state.Revision}
+	v := Verdict{Allow: d.Allow, Reasons: d.Reasons, DecisionID: d.ID, PolicyRevision: d.PolicyRevision, Revision: c.state.Revision, Filtered: d.Filtered}
 	if v.Reasons == nil {
 		v.Reasons = []string{}
 	}

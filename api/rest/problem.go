@@ -89,6 +89,10 @@ func (c *call) fail(err error) {
 	if encodeErr != nil {
 		c.api.opt.Logger.Error("problem not encoded", "request_id", c.id, "err", encodeErr)
 	}
+	if e.DecisionID != "" {
+		c.decision = e.DecisionID
+	}
+	c.filtered = false
 	h.Del("ETag")
 	h.Del("Location")
 	c.send(e.Code.Status(), "application/problem+json", body)

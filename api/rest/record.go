@@ -31,7 +31,7 @@ func missing(c *call, code fault.Code, what string) error {
 
 func (c *call) serviceResource(rec *registry.Service) policy.Resource {
 	res := policy.Resource{Kind: registry.KindService, Namespace: c.namespace, Name: c.service}
-	if rec != nil && c.decided() {
+	if rec != nil && c.policed() {
 		res.Namespace, res.Name = rec.Namespace, rec.Name
 		res.Holder, res.Payload = rec.JSON, rec.JSON
 	}
@@ -40,7 +40,7 @@ func (c *call) serviceResource(rec *registry.Service) policy.Resource {
 
 func (c *call) versionResource(name string, rec *registry.Version) policy.Resource {
 	res := policy.Resource{Kind: registry.KindVersion, Namespace: c.namespace, Name: name}
-	if rec == nil || !c.decided() {
+	if rec == nil || !c.policed() {
 		return res
 	}
 	res.Payload = rec.JSON
@@ -52,7 +52,7 @@ func (c *call) versionResource(name string, rec *registry.Version) policy.Resour
 
 func (c *call) instanceResource(name string, rec *registry.Instance) policy.Resource {
 	res := policy.Resource{Kind: registry.KindInstance, Namespace: c.namespace, Name: name}
-	if rec != nil && c.decided() {
+	if rec != nil && c.policed() {
 		res.Payload = rec.JSON
 		res.Holder = rec.JSON
 	}
@@ -238,7 +238,7 @@ func getDocument(c *call) error {
 		return err
 	}
 	res := c.versionResource(c.name, rec)
-	if rec != nil && c.decided() {
+	if rec != nil && c.policed() {
 		res.Payload = definition.JSON(rec.Format, document)
 	}
 	d, err := c.decide(res)

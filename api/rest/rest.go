@@ -92,6 +92,10 @@ type Backend interface {
 	// revision is the shadow.
 	ShadowReport(ctx context.Context) (*policy.Impact, error)
 
+	// Decision gives the record of a decision that any node made, masked and as
+	// JSON, with each rule's outcome where asked for.
+	Decision(ctx context.Context, id string, rules bool) ([]byte, error)
+
 	ClusterStatus(ctx context.Context) (*ClusterStatus, error)
 	Members(ctx context.Context) ([]Member, error)
 	// TransferLeader hands the leadership to a member; "" leaves the choice.

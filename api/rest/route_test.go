@@ -19,7 +19,7 @@ import (
 func filled(r rest.Route) string {
 	return strings.NewReplacer("{namespace}", "shop", "{service}", "cart", "{version}", "1.0.0", "{instance}", "a",
 		"{revision}", "1", "{token}", "0123456789abcdef", "{member}", "n1",
-		"{name}", "one", "{scope}", "shop").Replace(r.Path)
+		"{name}", "one", "{decision}", "d-1", "{scope}", "shop").Replace(r.Path)
 }
 
 // What each role may do, written out again: the table must not be its own proof.
@@ -28,7 +28,7 @@ var allowed = map[string][]string{
 		"discover", "listDiscovery", "authorize", "clusterStatus", "listMembers", "livez", "readyz", "openapi"},
 	"publisher": {"putService", "deleteService", "putVersion", "deleteVersion", "putInstance", "deleteInstance", "heartbeat", "putStatus"},
 	"admin": {"pushPolicy", "listPolicies", "getPolicy", "activatePolicy", "rollbackPolicy", "shadowPolicy",
-		"getShadow", "stopShadow", "shadowReport", "diffPolicies",
+		"getShadow", "stopShadow", "shadowReport", "diffPolicies", "getDecision",
 		"syncPolicy", "getSync", "listSchemas", "getSchema", "putSchema", "deleteSchema"},
 	"operator": {"createToken", "listTokens", "revokeToken", "transferLeader", "removeMember", "saveSnapshot", "restoreSnapshot",
 		"listPolicyKeys", "getPolicyKey", "putPolicyKey", "deletePolicyKey",

@@ -96,6 +96,7 @@ func (c *call) submit(op *command.Command, body, payload []byte) (*command.Recei
 	if err != nil {
 		return nil, err
 	}
+	c.decision, c.filtered = receipt.DecisionId, receipt.Filtered
 	c.written(receipt.Revision)
 	return receipt, nil
 }

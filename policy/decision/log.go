@@ -88,6 +88,8 @@ type Log struct {
 	owed   []string   // ids of refusals that are kept, and that the sinks do not have yet
 	more   *sync.Cond // the queue is not empty, or the log is closed
 	room   *sync.Cond // the queue has been taken
+	taken  uint64     // decisions that ever left the queue
+	stored uint64     // and are kept
 	closed bool
 
 	done sync.WaitGroup
@@ -243,9 +245,13 @@ func (l *Log) run() {
 		batch, l.queue, l.bytes = l.queue, batch[:0], 0
 		owed := l.owed
 		l.owed = nil
+		l.taken += uint64(len(batch))
 		l.room.Broadcast()
 		l.mu.Unlock()
 		l.keep(batch)
+		l.mu.Lock()
+		l.stored = l.taken
+		l.mu.Unlock()
 		l.repay(owed)
 		clear(batch)
 	}
