@@ -303,12 +303,13 @@ func TestSignaturesAreRequiredEverywhere(t *testing.T) {
 	tr.startAll()
 	e := newEdge(t, tr)
 	const requirement = "/v1/policy/requirements/signature"
-	until(t, "the requirement is the cluster's", func() error {
+	required := func() error {
 		if a := e.send(t, 0, "HTTP/2.0", call{method: "GET", path: requirement + "?consistency=linearizable"}); a.status != 200 {
 			return fmt.Errorf("%d %s", a.status, a.body)
 		}
 		return nil
-	})
+	}
+	until(t, "the requirement is the cluster's", required)
 	unsigned := []byte(asJSON(t, map[string]any{"modules": map[string]string{"authz.rego": policyFor("evil")}}))
 	ci := newBuilder(t)
 	e.each(t, func(t *testing.T, node int) {
@@ -342,6 +343,7 @@ func TestSignaturesAreRequiredEverywhere(t *testing.T) {
 		}
 		return nil
 	})
+	until(t, "the requirement is there", required)
 
 	// The configuration no longer asks for it; the cluster still does.
 	tr.stop(1)

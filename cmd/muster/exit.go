@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/muster-registry/muster/fault"
 )
@@ -85,7 +86,13 @@ func (a *app) explain(err error) {
 		}
 	}
 	for _, p := range f.Places {
-		fmt.Fprintf(a.err, "  %s:%d:%d: %s\n", p.File, p.Row, p.Col, p.Message)
+		switch {
+		case len(f.Places) == 1 && p.Row == 0 && strings.HasSuffix(f.Detail, p.Message): // it has been said
+		case p.Row == 0:
+			fmt.Fprintf(a.err, "  %s: %s\n", p.File, p.Message)
+		default:
+			fmt.Fprintf(a.err, "  %s:%d:%d: %s\n", p.File, p.Row, p.Col, p.Message)
+		}
 	}
 	if f.DecisionID != "" {
 		fmt.Fprintf(a.err, "  decision %s, by policy revision %d\n", f.DecisionID, f.PolicyRevision)
