@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -316,6 +317,20 @@ func TestSignaturesAreRequiredEverywhere(t *testing.T) {
 		for _, a := range []*answer{e.push(t, node, unsigned), e.push(t, node, ci.build(t, "evil", 1, ""), gzipped...)} {
 			if !strings.Contains(a.want(t, 422, fault.InvalidPolicy).Detail, "signed policies only") {
 				t.Errorf("%s", a.body)
+			}
+		}
+		// Nor by the policy port, where nothing can be signed.
+		for _, tc := range []call{
+			{method: "PUT", path: "/v1/policies/authz.rego", body: strings.NewReader(policyFor("evil"))},
+			{method: "PUT", path: "/v1/data/owners", body: strings.NewReader(`{"evil":true}`)},
+		} {
+			req, err := http.NewRequestWithContext(t.Context(), tc.method, tr.nodes[node].policy+tc.path, tc.body)
+			must(t, err)
+			req.Header.Set("Authorization", "Bearer "+tr.token)
+			res, err := e.http["HTTP/2.0"].Do(req)
+			must(t, err)
+			if a := read(t, res); a.status < 400 || a.status >= 500 || !strings.Contains(string(a.body), "signed policies only") {
+				t.Errorf("%s %s on the policy port: %d %s", tc.method, tc.path, a.status, a.body)
 			}
 		}
 	})
