@@ -95,6 +95,18 @@ func Parse(format string, document []byte) (*Definition, error) {
 	return d, nil
 }
 
+// FormatOf tells asyncapi from openapi by what stands at the top of a
+// document. What is neither is taken for openapi, of which Parse says what is
+// wrong with it.
+func FormatOf(document []byte) string {
+	if t, err := readTree(document); err == nil {
+		if _, ok := t.member(0, "asyncapi"); ok {
+			return "asyncapi"
+		}
+	}
+	return "openapi"
+}
+
 func (d *Definition) openapi(document []byte) error {
 	t, err := readTree(document)
 	if err != nil {

@@ -106,7 +106,9 @@ func New(o Options) (*Library, error) {
 			return nil, err
 		}
 	}
-	slices.SortFunc(l.rules, func(a, b Rule) int { return cmp.Or(strings.Compare(a.OWASP, b.OWASP), strings.Compare(a.ID, b.ID)) })
+	slices.SortFunc(l.rules, func(a, b Rule) int {
+		return cmp.Or(cmp.Compare(len(a.OWASP), len(b.OWASP)), strings.Compare(a.OWASP, b.OWASP), strings.Compare(a.ID, b.ID))
+	})
 	l.compiler = ast.NewCompiler()
 	if l.compiler.Compile(modules); l.compiler.Failed() {
 		return nil, l.compiler.Errors
