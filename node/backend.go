@@ -24,6 +24,7 @@ const (
 	methodReached  = "state.reached"   // whether the node has a revision
 	methodPrepared = "policy.prepared" // whether the node has compiled a policy revision
 	methodImpact   = "policy.impact"   // how the shadow has differed on the node
+	methodReplay   = "policy.replay"   // how a revision would have answered the node's newest decisions
 )
 
 // backend is the node as the edges see it.

@@ -146,7 +146,7 @@ func (n *Node) clusterConfig(certs *certificates, reg prometheus.Registerer) clu
 
 // wire connects the rooms; nothing runs yet.
 func (n *Node) wire(rules *library.Library) {
-	n.shadow = shadow.New(shadow.Options{Engine: n.engine, Logger: n.logger})
+	n.shadow = shadow.New(shadow.Options{Engine: n.engine, Mask: n.masked, Logger: n.logger})
 	n.decider = decision.Observed(n.engine, n.shadow, n.log)
 	n.gate = admit.New(n.admission, log{n}, n.decider, n.engine, again)
 	n.wireKeys()
@@ -161,6 +161,7 @@ func (n *Node) wire(rules *library.Library) {
 	n.cluster.Handle(methodPrepared, false, n.servePrepared)
 	n.cluster.Handle(methodDecision, false, n.serveDecision)
 	n.cluster.Handle(methodImpact, false, n.serveImpact)
+	n.cluster.Handle(methodReplay, false, n.serveReplay)
 	n.cluster.Handle(methodHashAt, false, n.serveHashAt)
 	n.cluster.Handle(methodDiverged, false, n.serveDiverged)
 	n.cluster.OnLeadership(n.lead)

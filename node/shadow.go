@@ -5,11 +5,14 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/policy/decision"
+	"github.com/muster-registry/muster/policy/shadow"
 )
 
 // serveImpact tells what this node's shadow has seen: null when none is.
@@ -76,4 +79,83 @@ func (b backend) gather(ctx context.Context, method string, payload []byte, tota
 		total.Merge(part)
 	}
 	slices.SortFunc(total.Nodes, func(a, b policy.NodeImpact) int { return cmp.Compare(a.Node, b.Node) })
+}
+
+// replay is what is asked of each node.
+type replay struct {
+	Revision uint64    `json:"revision"`
+	Since    time.Time `json:"since"`
+	Limit    int       `json:"limit"`
+	Active   uint64    `json:"active"`
+}
+
+// ReplayPolicy implements rest.Backend.
+func (b backend) ReplayPolicy(ctx context.Context, number uint64, since time.Duration, limit int) (*policy.Impact, error) {
+	ask := replay{Revision: number, Limit: limit}
+	if since > 0 {
+		ask.Since = time.Now().Add(-since).UTC()
+	}
+	if a := b.machine.View().Policy.Active(); a != nil {
+		ask.Active = a.Number
+	}
+	payload, err := json.Marshal(ask)
+	if err != nil {
+		return nil, err
+	}
+	total := &policy.Impact{Revision: number, Active: ask.Active, Since: ask.Since, Differences: []policy.Difference{}, Nodes: []policy.NodeImpact{}}
+	b.gather(ctx, methodReplay, payload, total)
+	return total, nil
+}
+
+// serveReplay makes this node's newest decisions again, for as long as the
+// caller waits.
+func (n *Node) serveReplay(ctx context.Context, _ string, payload []byte) ([]byte, error) {
+	var ask replay
+	if err := json.Unmarshal(payload, &ask); err != nil {
+		return nil, fault.Wrap(fault.BadRequest, err, "not a request to replay decisions")
+	}
+	rev, ok := n.machine.View().Policy.Get(ask.Revision)
+	if !ok {
+		return nil, fault.New(fault.NotFound, "there is no policy revision %d on this node yet", ask.Revision)
+	}
+	if err := n.engine.Prepare(ctx, rev); err != nil {
+		return nil, err
+	}
+	made := func(yield func(*shadow.Made) bool) {
+		for r := range n.decisions.Recent(ask.Since, ask.Limit) {
+			if r.Result.Value == nil && !yield(madeOf(r)) { // a value is a document, and no decision
+				return
+			}
+		}
+	}
+	// Some of the caller's time is for the way back.
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)*8/10)
+		defer cancel()
+	}
+	i := shadow.Replay(ctx, n.engine, rev, made, n.masked)
+	i.Active, i.Nodes[0].Node = ask.Active, n.cfg.NodeID
+	return json.Marshal(i)
+}
+
+// masked is an input as others may see it.
+func (n *Node) masked(input []byte) []byte {
+	out, _ := n.masker.Mask("input", input)
+	return out
+}
+
+// madeOf reads a record as the decision it is of.
+func madeOf(r *decision.Record) *shadow.Made {
+	m := &shadow.Made{
+		Past: policy.Past{Input: r.Input, Time: r.Time, Chance: r.Chance}, EntryPoint: r.EntryPoint,
+		Decision: policy.Decision{
+			ID: r.ID, PolicyRevision: r.PolicyRevision, Allow: r.Result.Allow, Reasons: r.Result.Reasons,
+			Filtered: r.Result.Filtered, Missed: r.Result.Missed, Default: r.Result.Default,
+		},
+	}
+	if r.Named {
+		m.Past.EntryPoint = r.EntryPoint
+	}
+	return m
 }

@@ -343,6 +343,11 @@ func (m *memory) ShadowReport(context.Context) (*policy.Impact, error) {
 	return &policy.Impact{Revision: rev.Number, Share: rev.Share, Differences: []policy.Difference{}, Nodes: []policy.NodeImpact{{Node: "n1"}}}, nil
 }
 
+func (m *memory) ReplayPolicy(_ context.Context, number uint64, since time.Duration, limit int) (*policy.Impact, error) {
+	return &policy.Impact{Revision: number, Evaluated: uint64(limit), Dropped: uint64(since / time.Second),
+		Differences: []policy.Difference{}, Nodes: []policy.NodeImpact{}}, nil
+}
+
 func (m *memory) ActivatePolicy(_ context.Context, _ *command.Intent, n uint64) (*policy.Revision, error) {
 	return m.policies(func(x *policy.Txn, st policy.Stamp) (*policy.Revision, error) {
 		return x.Activate(st, n, x.Active(), false)

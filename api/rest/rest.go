@@ -91,6 +91,9 @@ type Backend interface {
 	// ShadowReport tells how the shadow has differed on all nodes; nil when no
 	// revision is the shadow.
 	ShadowReport(ctx context.Context) (*policy.Impact, error)
+	// ReplayPolicy asks a revision about the newest decisions of each node, up
+	// to limit, made since so long ago; since 0 is as far as they are kept.
+	ReplayPolicy(ctx context.Context, number uint64, since time.Duration, limit int) (*policy.Impact, error)
 
 	// Decision gives the record of a decision that any node made, masked and as
 	// JSON, with each rule's outcome where asked for.

@@ -28,7 +28,7 @@ var allowed = map[string][]string{
 		"discover", "listDiscovery", "authorize", "clusterStatus", "listMembers", "livez", "readyz", "openapi"},
 	"publisher": {"putService", "deleteService", "putVersion", "deleteVersion", "putInstance", "deleteInstance", "heartbeat", "putStatus"},
 	"admin": {"pushPolicy", "listPolicies", "getPolicy", "activatePolicy", "rollbackPolicy", "shadowPolicy",
-		"getShadow", "stopShadow", "shadowReport", "diffPolicies", "getDecision",
+		"getShadow", "stopShadow", "shadowReport", "replayPolicy", "diffPolicies", "getDecision",
 		"syncPolicy", "getSync", "listSchemas", "getSchema", "putSchema", "deleteSchema"},
 	"operator": {"createToken", "listTokens", "revokeToken", "transferLeader", "removeMember", "saveSnapshot", "restoreSnapshot",
 		"listPolicyKeys", "getPolicyKey", "putPolicyKey", "deletePolicyKey",
@@ -204,6 +204,18 @@ func TestShadowAndDiff(t *testing.T) {
 	if w := e.call("admin", "DELETE", "/v1/policy/shadow", "", 200); !strings.Contains(w.Body.String(), `"state":"staged"`) {
 		t.Errorf("%s", w.Body)
 	}
+
+	for body, want := range map[string]string{
+		"": `"evaluated":1000,"dropped":0`, `{"limit":7,"since":"1m"}`: `"evaluated":7,"dropped":60`,
+	} {
+		if w := e.call("admin", "POST", base+"/2/replay", body, 200); !strings.Contains(w.Body.String(), want) {
+			t.Errorf("replay %s: %s", body, w.Body)
+		}
+	}
+	for _, body := range []string{`{"limit":0}`, `{"limit":10001}`, `{"since":"x"}`, `{"since":"-1h"}`, `{"until":"1h"}`} {
+		refused(t, e.do(ask{caller: "admin", method: "POST", path: base + "/2/replay", body: body}), 400, fault.InvalidField)
+	}
+	refused(t, e.do(ask{caller: "admin", method: "POST", path: base + "/9/replay"}), 404, fault.NotFound)
 
 	want := `{"from":2,"to":1,"same":false,"modules":[{"name":"a.rego","change":"changed"}],"rules":[],"tests":[],"data":[{"pointer":"/n","change":"changed","before":2,"after":1}],"entry_points":[]}`
 	for _, path := range []string{"/2/diff?to=1", "/2/diff"} { // 1 is active

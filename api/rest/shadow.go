@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
@@ -15,6 +16,17 @@ import (
 type ShadowBody struct {
 	Share *float64 `json:"share,omitempty"` // of the decisions, above 0 and at most 1
 }
+
+// ReplayBody says which decisions are made again.
+type ReplayBody struct {
+	Limit int    `json:"limit,omitempty"` // of each node, the newest; 1000, at most 10 000
+	Since string `json:"since,omitempty"` // how far back, such as 1h; as far as they are kept
+}
+
+const (
+	replayDefault = 1000
+	replayMost    = 10_000
+)
 
 func shadowRoutes() []Route {
 	const revision = "/v1/policy/revisions/{revision}"
@@ -29,6 +41,8 @@ func shadowRoutes() []Route {
 			Action: policy.Manage, Kind: "policy", Status: 200, Writes: true, Answer: policy.Revision{}, Refusals: missing, handle: stopShadow},
 		{Method: http.MethodGet, Path: "/v1/policy/shadow/report", ID: "shadowReport", Summary: "Tell how often the shadow decided differently, with examples",
 			Action: policy.Read, Kind: "policy", Status: 200, Answer: policy.Impact{}, Refusals: missing, handle: shadowReport},
+		{Method: http.MethodPost, Path: revision + "/replay", ID: "replayPolicy", Summary: "Tell how a policy revision would have answered recent decisions",
+			Action: policy.Read, Kind: "policy", Status: 200, Body: ReplayBody{}, Answer: policy.Impact{}, Refusals: missing, handle: replayPolicy},
 		{Method: http.MethodGet, Path: revision + "/diff", ID: "diffPolicies", Summary: "Tell how one policy revision differs from another, by rule",
 			Action: policy.Read, Kind: "policy", Status: 200, Reads: true, Answer: policy.Diff{}, Refusals: missing,
 			Query: []Param{{Name: "to", Type: "integer", Description: "the other revision; without it, the active one"}}, handle: diffPolicies},
@@ -133,6 +147,40 @@ func shadowReport(c *call) error {
 	}
 	if impact == nil {
 		return noShadow()
+	}
+	return c.json(http.StatusOK, impact)
+}
+
+func replayPolicy(c *call) error {
+	number, err := c.policyNumber()
+	if err != nil {
+		return err
+	}
+	body, err := c.body(c.api.opt.MaxBody)
+	if err != nil {
+		return err
+	}
+	ask := ReplayBody{Limit: replayDefault}
+	if len(body) > 0 {
+		if err := registry.DecodeStrict(body, &ask); err != nil {
+			return err
+		}
+	}
+	if ask.Limit < 1 || ask.Limit > replayMost {
+		return fault.Invalid("/limit", "must be a number from 1 to %d", replayMost)
+	}
+	var since time.Duration
+	if ask.Since != "" {
+		if since, err = time.ParseDuration(ask.Since); err != nil || since <= 0 {
+			return fault.Invalid("/since", "must be a duration above 0, such as 1h or 30m")
+		}
+	}
+	if _, ok := c.state.Policy.Get(number); !ok {
+		return fault.New(fault.NotFound, "there is no policy revision %d", number)
+	}
+	impact, err := c.api.backend.ReplayPolicy(c.r.Context(), number, since, ask.Limit)
+	if err != nil {
+		return err
 	}
 	return c.json(http.StatusOK, impact)
 }

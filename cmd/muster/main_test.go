@@ -51,7 +51,7 @@ func TestCommandLinesThatMakeNoSense(t *testing.T) {
 	for _, args := range []string{
 		"nonsense", "get", "get services --nonsense", "get planets", "get instances", "get versions", "discover", "discover a b",
 		"describe service", "delete", "delete service", "apply", "apply x", "diff", "policy", "policy nonsense", "policy activate",
-		"policy activate one", "policy check", "policy key", "policy key add", "policy key add ci", "policy key add ci --file main.go", "policy key revoke ci",
+		"policy activate one", "policy check", "policy diff", "policy diff 1 --limit 3", "policy diff --replay 1 2", "policy shadow", "policy shadow x", "policy key", "policy key add", "policy key add ci", "policy key add ci --file main.go", "policy key revoke ci",
 		"policy push a.json b.json --signature c", "policy push a.tar.gz b.rego", "policy push a.tar.gz --note x", "policy eval", "snapshot", "snapshot save", "cluster", "cluster remove", "server", "tls issue",
 		"tls issue --node n1 --role viewer", "tls verify localhost", "tls verify localhost:1", "token create", "token revoke", "dev extra", "dev --nodes 0",
 		"get services -o xml", "discover a --consistency strong", "discover a --status sick", "health extra", "version extra",

@@ -172,6 +172,7 @@ func revisionNumber(s string) (uint64, error) {
 }
 
 func (a *app) policyActivate() *cobra.Command {
+	var active uint64
 	c := &cobra.Command{
 		Use: "activate REVISION", Short: "Make a policy revision the active one on every node", Args: cobra.ExactArgs(1),
 		RunE: a.do(func(cmd *cobra.Command, args []string) error {
@@ -183,9 +184,13 @@ func (a *app) policyActivate() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if cmd.Flags().Changed("if-active") {
+				return a.showPolicy(c.ActivateIf(cmd.Context(), n, active))
+			}
 			return a.showPolicy(c.Activate(cmd.Context(), n))
 		}),
 	}
+	c.Flags().Uint64Var(&active, "if-active", 0, "only while this revision is active, 0: none")
 	a.outputFlag(c)
 	return c
 }

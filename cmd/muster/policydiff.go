@@ -5,22 +5,42 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/aymanbagabas/go-udiff"
 	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
 
 	"github.com/muster-registry/muster/client"
+	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
 )
 
 func (a *app) policyDiff() *cobra.Command {
+	var replay bool
+	var limit int
+	var since time.Duration
 	c := &cobra.Command{
-		Use: "diff REVISION [REVISION]", Short: "Tell how policy revisions differ, by rule", Args: cobra.RangeArgs(1, 2),
+		Use: "diff REVISION [REVISION] | diff --replay [REVISION]", Short: "Tell how policy revisions differ, by rule, or by what they answer", Args: cobra.MaximumNArgs(2),
 		Long: "Tell how the first policy revision differs from the second, or from the active one: which rules, which data,\n" +
-			"which tests, and the text of the modules.\nExit code 0: they decide by the same; 1: they differ; above: it could not be told.",
+			"which tests, and the text of the modules.\n\n" +
+			"With --replay, have the newest decisions of each node made again by the revision, or by the newest one, and\n" +
+			"tell which of them come out otherwise. Nothing is activated.\n\n" +
+			"Exit code 0: no difference; 1: there are some; above: it could not be told.",
 		RunE: a.do(func(cmd *cobra.Command, args []string) error {
-			err := a.diffPolicies(cmd.Context(), args)
+			var err error
+			switch {
+			case replay && len(args) > 1:
+				return usage("--replay takes one revision")
+			case replay:
+				err = a.replayPolicy(cmd.Context(), args, since, limit)
+			case len(args) == 0:
+				return usage("name the revision to compare with the active one, or two revisions")
+			case cmd.Flags().Changed("limit") || cmd.Flags().Changed("since"):
+				return usage("--limit and --since choose decisions to replay; say --replay as well")
+			default:
+				err = a.diffPolicies(cmd.Context(), args)
+			}
 			if exitCode(err) == exitError {
 				if _, told := errors.AsType[silent](err); !told {
 					a.explain(err)
@@ -30,8 +50,50 @@ func (a *app) policyDiff() *cobra.Command {
 			return err
 		}),
 	}
+	c.Flags().BoolVar(&replay, "replay", false, "compare by the decisions that were made lately")
+	c.Flags().IntVar(&limit, "limit", 1000, "how many decisions of each node to replay")
+	c.Flags().DurationVar(&since, "since", 0, "how far back to go, such as 1h (default as far as they are kept)")
 	a.outputFlag(c)
 	return c
+}
+
+// replayPolicy has decisions made again by a revision: the one named, or the
+// newest.
+func (a *app) replayPolicy(ctx context.Context, args []string, since time.Duration, limit int) error {
+	c, err := a.dial()
+	if err != nil {
+		return err
+	}
+	var n uint64
+	if len(args) > 0 {
+		if n, err = revisionNumber(args[0]); err != nil {
+			return err
+		}
+	} else {
+		items, err := c.Policies(ctx)
+		if err != nil {
+			return err
+		}
+		if len(items) == 0 {
+			return fault.New(fault.NotFound, "there is no policy revision; push one first")
+		}
+		var newest struct {
+			Revision uint64 `json:"revision"`
+		}
+		if err := json.Unmarshal(items[len(items)-1], &newest); err != nil {
+			return fmt.Errorf("the list cannot be read: %w", err)
+		}
+		n = newest.Revision
+	}
+	v, err := c.ReplayPolicy(ctx, n, since, limit)
+	if err != nil {
+		return err
+	}
+	impact, err := a.showImpact(v)
+	if err != nil || len(impact.Differences) == 0 {
+		return err
+	}
+	return silent(exitError)
 }
 
 func (a *app) diffPolicies(ctx context.Context, args []string) error {

@@ -55,8 +55,16 @@ func shadows(t *testing.T, s shell) {
 		t.Errorf("a revision that is not there: exit code %d", code)
 	}
 
+	out, _, code = s.do(t, "policy", "diff", "--replay", "--since", "1h")
+	if code != exitError {
+		t.Errorf("decisions that differ: exit code %d", code)
+	}
+	contains(t, out, "would_deny", "say what it is for")
 	contains(t, s.ok(t, "policy", "shadow", "stop"), "staged")
 	contains(t, s.ok(t, "policy", "shadow", name, "--share", "0.5"), "shadow")
+	if _, err, code := s.do(t, "policy", "activate", name, "--if-active", "999"); code != exitConflict || !strings.Contains(err, "is active, not 999") {
+		t.Errorf("what is active is another one: exit code %d: %s", code, err)
+	}
 	contains(t, s.ok(t, "policy", "activate", name), "active")
 	if _, _, code := s.do(t, "policy", "shadow", "report"); code != exitNotFound {
 		t.Errorf("the shadow is active now: exit code %d", code)

@@ -120,7 +120,9 @@ func compare(active, other *policy.Decision) (kind policy.DifferenceKind, reason
 		if odd := oddReason(active.Reasons, other.Reasons); odd != "" {
 			return policy.DiffersByReasons, odd
 		}
-	case (active.Filtered == nil) != (other.Filtered == nil) || !bytes.Equal(active.Filtered, other.Filtered):
+	case (active.Filtered == nil) != (other.Filtered == nil):
+		return policy.DiffersByFiltered, ""
+	case !bytes.Equal(active.Filtered, other.Filtered) && len(policy.Places(active.Filtered, other.Filtered, 1)) > 0:
 		return policy.DiffersByFiltered, ""
 	}
 	return "", ""
