@@ -40,6 +40,8 @@ type State struct {
 
 	// Repeat gives the first answer to the command's Idempotency-Key, if any.
 	Repeat func(*command.Command) (*command.Receipt, error)
+
+	round *round
 }
 
 // Log is the replicated log as the gate sees it.
@@ -72,6 +74,7 @@ type Gate struct {
 	signedOnly bool
 	schemas    schema.Cache
 	reviewer   Reviewer
+	webhooks   Webhooks
 }
 
 // New makes a gate. stale tells the errors by which Apply asks for another
@@ -93,9 +96,9 @@ func (g *Gate) Execute(ctx context.Context, in *command.Intent) (*command.Receip
 	}
 	defer release()
 
-	confirmed := false
+	confirmed, r := false, &round{began: time.Now()}
 	for stale := 0; stale < attempts; {
-		cmd, repeated, err := g.admit(ctx, in)
+		cmd, repeated, err := g.admit(ctx, in, r)
 		if repeated != nil {
 			return repeated, nil
 		}
@@ -145,8 +148,9 @@ func lostService(c *command.Command, err error) bool {
 
 // admit decides on the state as it is and gives the command to propose, or the
 // answer that the same request was given before.
-func (g *Gate) admit(ctx context.Context, in *command.Intent) (cmd *command.Command, repeated *command.Receipt, err error) {
+func (g *Gate) admit(ctx context.Context, in *command.Intent, r *round) (cmd *command.Command, repeated *command.Receipt, err error) {
 	st := g.state()
+	st.round = r
 	if st.Restore != "" && !partOfRestore(in.Command) {
 		return nil, nil, fault.New(fault.NotReady, "a restore is in progress; try again when it has ended")
 	}
@@ -259,6 +263,15 @@ func (g *Gate) admitPut(ctx context.Context, st State, in *command.Intent, cmd *
 	if err := g.meets(st, next); err != nil {
 		return nil, err
 	}
+	if d.Filtered != nil {
+		res.Payload = d.Filtered
+		if t.kind != command.Kind_VERSION {
+			res.Payload, res.Holder = next.Spec, next.Spec
+		}
+	}
+	if err := g.consult(ctx, st, in, action, res, d); err != nil {
+		return nil, err
+	}
 	cmd.Op = &command.Command_Put{Put: next}
 	return stamp(cmd, d), nil
 }
@@ -280,7 +293,10 @@ func (g *Gate) admitService(ctx context.Context, st State, in *command.Intent, i
 	if d.Filtered != nil {
 		return fault.New(fault.ServiceNotFound, "there is no service %s in namespace %s, and the policy changes what is stored of a service, so create_service cannot make it; register it first", t.name, t.namespace)
 	}
-	return g.meets(st, &command.Put{Kind: t.kind, Namespace: t.namespace, Name: t.name, Spec: spec})
+	if err := g.meets(st, &command.Put{Kind: t.kind, Namespace: t.namespace, Name: t.name, Spec: spec}); err != nil {
+		return err
+	}
+	return g.consult(ctx, st, in, policy.Register, res, d)
 }
 
 func (g *Gate) admitDelete(ctx context.Context, st State, in *command.Intent, cmd *command.Command, p *command.Delete) (*command.Command, error) {
@@ -320,7 +336,10 @@ func (g *Gate) decideExisting(ctx context.Context, st State, in *command.Intent,
 	if err = t.mustExist(now); err != nil {
 		return now, d, err
 	}
-	return now, d, precondition(in, now)
+	if err = precondition(in, now); err != nil {
+		return now, d, err
+	}
+	return now, d, g.consult(ctx, st, in, action, res, d)
 }
 
 // decide asks the active policy; a refusal is policy_denied with its reasons.

@@ -36,6 +36,7 @@ type Config struct {
 
 	Isolation IsolationSettings `yaml:"isolation"`
 	Policy    PolicySettings    `yaml:"policy"`
+	Webhook   WebhookSettings   `yaml:"webhook"`
 	Limits    LimitSettings     `yaml:"limits"`
 	Raft      RaftSettings      `yaml:"raft"`
 	Log       LogSettings       `yaml:"log"`
@@ -118,6 +119,11 @@ type GitSettings struct {
 	Allow      []string `yaml:"allow"`       // addresses that are not public and may be connected to
 	MaxSize    Size     `yaml:"max_size"`    // of what is fetched, and of any one file in it
 	MaxObjects int      `yaml:"max_objects"` // commits, folders and files in what is fetched
+}
+
+// WebhookSettings say where webhooks may lead.
+type WebhookSettings struct {
+	Allow []string `yaml:"allow"` // addresses and ranges that are not public and may be reached
 }
 
 // LimitSettings bound what one request may cost.

@@ -114,6 +114,9 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 		return fmt.Errorf("the rules about definitions: %w", err)
 	}
 	n.wire(rules)
+	if err := n.wireWebhooks(); err != nil {
+		return err
+	}
 	if err := n.wireGit(); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/muster-registry/muster/egress"
 	"github.com/muster-registry/muster/registry"
 )
 
@@ -49,6 +50,9 @@ func (c *Config) validate() error {
 	errs = append(errs, c.validateLimits()...)
 	errs = append(errs, c.validateGit()...)
 	errs = append(errs, c.Policy.DecisionLog.validate()...)
+	if _, err := egress.Prefixes(c.Webhook.Allow); err != nil {
+		wrong("webhook.allow: %w", err)
+	}
 
 	switch len(c.Secrets.GossipKey) {
 	case 16, 24, 32:

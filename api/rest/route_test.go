@@ -32,7 +32,8 @@ var allowed = map[string][]string{
 		"syncPolicy", "getSync", "listSchemas", "getSchema", "putSchema", "deleteSchema"},
 	"operator": {"createToken", "listTokens", "revokeToken", "transferLeader", "removeMember", "saveSnapshot", "restoreSnapshot",
 		"listPolicyKeys", "getPolicyKey", "putPolicyKey", "deletePolicyKey",
-		"listPolicyRequirements", "getPolicyRequirement", "putPolicyRequirement", "deletePolicyRequirement"},
+		"listPolicyRequirements", "getPolicyRequirement", "putPolicyRequirement", "deletePolicyRequirement",
+		"listWebhooks", "getWebhook", "putWebhook", "deleteWebhook"},
 }
 
 func TestEveryRouteAsksWhoAndWhether(t *testing.T) {

@@ -30,7 +30,7 @@ type settingRoute struct {
 // settingTable lists the kinds that callers change by their name. Each has its
 // rule in the gate.
 func settingTable() []settingRoute {
-	return []settingRoute{keyRoute(), requirementRoute(), schemaRoute()}
+	return []settingRoute{keyRoute(), requirementRoute(), schemaRoute(), webhookRoute()}
 }
 
 func settingRoutes() []Route {

@@ -52,7 +52,7 @@ var rooms = map[string][]string{
 	"cluster/wire":        {"fault"},
 	"admit":               {"command", "policy", "policy/sign", "identity", "registry/…", "setting", "fsm", "fault"},
 	"lease":               {"command", "registry", "fault"},
-	"api/rest":            {"registry/…", "policy", "policy/sign", "identity", "setting", "command", "fault"},
+	"api/rest":            {"registry/…", "policy", "policy/sign", "identity", "setting", "policy/webhook", "command", "fault"},
 	"api/opa":             {"policy", "policy/rego", "identity", "command", "fault"},
 	"dev":                 {"client", "pki", "fault"},
 	"node":                {"…"},

@@ -1,0 +1,72 @@
+package admit
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"time"
+
+	"github.com/muster-registry/muster/command"
+	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/setting"
+)
+
+// Webhooks are the outside policy endpoints.
+type Webhooks interface {
+	// Ask asks all that are set for the action in the namespace and gives why
+	// they refuse: nothing when none does. Document is the input as JSON; id
+	// names the question towards the endpoints.
+	Ask(ctx context.Context, settings *setting.Table, id string, in *policy.Input, document []byte) (reasons []string)
+}
+
+// Webhooks has the gate ask outside before a change of a record is proposed. To
+// be called before the gate is used.
+func (g *Gate) Webhooks(w Webhooks) { g.webhooks = w }
+
+// round is one intent on its way through the gate, however often it is
+// admitted.
+type round struct {
+	began   time.Time
+	answers map[[sha256.Size]byte][]string // of webhooks, by what they were asked
+}
+
+// consult asks the webhooks about a change that the policy allows, with the
+// payload as it will be stored, when nothing else stands in its way. When the
+// intent is admitted again, on the same record and with the same webhooks, the
+// answers of the first time hold: an endpoint is asked once about one change.
+func (g *Gate) consult(ctx context.Context, st State, in *command.Intent, action policy.Action, res policy.Resource, d policy.Decision) error {
+	if g.webhooks == nil {
+		return nil
+	}
+	h, any := sha256.New(), false
+	for r := range st.Settings.All(setting.Webhook) {
+		any = true
+		h.Write(append(binary.BigEndian.AppendUint64(nil, r.Revision), r.Name...))
+	}
+	if !any {
+		return nil
+	}
+	q := input(in, action, res, st.Revision)
+	q.Time = st.round.began.UTC()
+	document, err := q.Document()
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "the webhooks cannot be asked about this change; nothing was changed")
+	}
+	h.Write(document)
+	key := [sha256.Size]byte(h.Sum(nil))
+	reasons, asked := st.round.answers[key]
+	if !asked {
+		reasons = g.webhooks.Ask(ctx, st.Settings, d.ID, q, document)
+		if st.round.answers == nil {
+			st.round.answers = map[[sha256.Size]byte][]string{}
+		}
+		st.round.answers[key] = reasons
+	}
+	if len(reasons) == 0 {
+		return nil
+	}
+	f := fault.New(fault.PolicyDenied, "a webhook refuses this %s; the reasons say which and why", action)
+	f.Reasons, f.DecisionID, f.PolicyRevision = reasons, d.ID, d.PolicyRevision
+	return f
+}
