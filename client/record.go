@@ -21,6 +21,7 @@ const (
 	Service  Kind = "service"
 	Version  Kind = "version"
 	Instance Kind = "instance"
+	Schema   Kind = "schema" // a JSON Schema: its name is the kind of record that it is for, its namespace may be *
 )
 
 // Ref names one record. Service is the service a version or an instance
@@ -41,6 +42,9 @@ func (r Ref) String() string {
 }
 
 func (r Ref) path() []string {
+	if r.Kind == Schema {
+		return []string{"v1", "schemas", r.Namespace, r.Name}
+	}
 	p := []string{"v1", "namespaces", r.Namespace, "services"}
 	if r.Kind == Service {
 		return append(p, r.Name)
@@ -160,10 +164,13 @@ func (c *Client) Definition(ctx context.Context, r Ref) (document []byte, conten
 }
 
 // List reads all records of a kind, page by page: services of a namespace (of
-// all where it is empty), versions or instances of a service.
+// all where it is empty), versions or instances of a service, the schemas of
+// all namespaces.
 func (c *Client) List(ctx context.Context, kind Kind, namespace, service string, how Read) ([]jsontext.Value, error) {
 	path := []string{"v1", "namespaces", namespace, "services"}
 	switch {
+	case kind == Schema:
+		path = []string{"v1", "schemas"}
 	case kind != Service:
 		path = append(path, service, string(kind)+"s")
 	case namespace == "":

@@ -22,8 +22,8 @@ func (a *app) apply() *cobra.Command {
 		Use: "apply -f FILE|DIR|-", Short: "Create or change what manifests describe", Args: cobra.NoArgs,
 		Long: `Create or change the records that manifests describe, in YAML or JSON, many per
 file. A manifest is {"kind","namespace","name","spec"}; kinds are Service,
-Version, Instance and Policy. A policy becomes the active one. Policies are
-applied first, then services, versions and instances. A service or version that
+Version, Instance, Schema and Policy. A policy becomes the active one. Policies
+are applied first, then schemas, services, versions and instances. A service or version that
 is as its manifest says is left alone; an instance is always renewed. After a
 refusal the rest is still tried; the exit code is that of the first refusal.`,
 		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, _ []string) error {
@@ -249,14 +249,16 @@ func diffLines(have, want jsontext.Value) ([]string, error) {
 		if was != "" {
 			lines = append(lines, "- "+k+": "+short(was))
 		}
-		lines = append(lines, "+ "+k+": "+short(is))
+		if is != "" {
+			lines = append(lines, "+ "+k+": "+short(is))
+		}
 	}
 	return lines, nil
 }
 
-// compact makes values comparable as text.
+// compact makes values comparable as text; what is null is not there.
 func compact(v jsontext.Value) string {
-	if len(v) == 0 {
+	if len(v) == 0 || v.Kind() == 'n' {
 		return ""
 	}
 	v = v.Clone()

@@ -23,8 +23,25 @@ func canonical(r client.Ref, spec jsontext.Value) (body, document []byte, err er
 		}
 	case client.Instance:
 		body, err = registry.CanonicalInstance(r.Namespace, r.Service, r.Name, spec)
+	case client.Schema:
+		body, err = wholeSchema(spec)
 	}
 	return body, document, err
+}
+
+// wholeSchema names both halves of a schema: one that a manifest leaves out is
+// one that the cluster is not to have.
+func wholeSchema(spec jsontext.Value) (jsontext.Value, error) {
+	var members map[string]jsontext.Value
+	if err := json.Unmarshal(spec, &members); err != nil {
+		return nil, err
+	}
+	for _, half := range []string{"metadata", "payload"} {
+		if members[half].Kind() == 'n' || members[half] == nil {
+			members[half] = nil
+		}
+	}
+	return json.Marshal(members, json.Deterministic(true))
 }
 
 // withoutFindings leaves out what only the cluster can say about a version.

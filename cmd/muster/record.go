@@ -35,6 +35,8 @@ type row struct {
 	Weight      int              `json:"weight"`
 	Status      string           `json:"status"`
 	TTL         string           `json:"ttl"`
+	Metadata    jsontext.Value   `json:"metadata"`
+	Payload     jsontext.Value   `json:"payload"`
 	Revision    uint64           `json:"revision"`
 	UpdatedAt   time.Time        `json:"updated_at"`
 }
@@ -58,6 +60,9 @@ func recordTable(kind client.Kind, items []jsontext.Value) (table, error) {
 		case client.Instance:
 			t.rows = append(t.rows, []string{r.Service, r.ID, r.Address, strconv.Itoa(r.Port), r.Version, r.Zone, r.Status, rev, at, strconv.Itoa(r.Weight), r.TTL, strings.Join(r.Tags, ",")})
 			t.names = append(t.names, "instance/"+r.Service+"/"+r.ID)
+		case client.Schema:
+			t.rows = append(t.rows, []string{r.Namespace, r.Name, has(r.Metadata), has(r.Payload), rev, at})
+			t.names = append(t.names, "schema/"+r.Name)
 		}
 	}
 	switch kind {
@@ -67,8 +72,17 @@ func recordTable(kind client.Kind, items []jsontext.Value) (table, error) {
 		t.head, t.wideFrom = []string{"SERVICE", "VERSION", "FORMAT", "LIFECYCLE", "ROUTES", "FINDINGS", "REVISION", "UPDATED", "DIGEST"}, 8
 	case client.Instance:
 		t.head, t.wideFrom = []string{"SERVICE", "ID", "ADDRESS", "PORT", "VERSION", "ZONE", "STATUS", "REVISION", "UPDATED", "WEIGHT", "TTL", "TAGS"}, 9
+	case client.Schema:
+		t.head, t.wideFrom = []string{"NAMESPACE", "KIND", "METADATA", "PAYLOAD", "REVISION", "UPDATED"}, 6
 	}
 	return t, nil
+}
+
+func has(v jsontext.Value) string {
+	if len(v) == 0 {
+		return "no"
+	}
+	return "yes"
 }
 
 // target reads KIND [NAME], KIND/NAME; of versions and instances NAME is
@@ -85,20 +99,22 @@ func target(args []string, namespace string) (r client.Ref, one bool, err error)
 		r.Kind = client.Version
 	case "instance", "instances", "inst":
 		r.Kind = client.Instance
+	case "schema", "schemas":
+		r.Kind = client.Schema
 	default:
-		return r, false, usage("%q is not a kind; the kinds are services, versions, instances", kind)
+		return r, false, usage("%q is not a kind; the kinds are services, versions, instances, schemas", kind)
 	}
 	r.Namespace = namespace
 	switch {
 	case len(args) > 2:
-		if r.Kind == client.Service {
+		if r.Kind == client.Service || r.Kind == client.Schema {
 			return r, false, usage("too many arguments; write %s NAME", kind)
 		}
 		return r, false, usage("too many arguments; write %s SERVICE/NAME", kind)
-	case r.Kind == client.Service && len(args) == 2:
+	case (r.Kind == client.Service || r.Kind == client.Schema) && len(args) == 2:
 		r.Name = args[1]
 		return r, true, nil
-	case r.Kind == client.Service:
+	case r.Kind == client.Service || r.Kind == client.Schema:
 		return r, false, nil
 	case len(args) < 2:
 		return r, false, usage("say of which service: %s SERVICE, or %s SERVICE/NAME", kind, kind)
@@ -131,8 +147,8 @@ func (a *app) get() *cobra.Command {
 	var how readFlags
 	var all bool
 	c := &cobra.Command{
-		Use: "get KIND [NAME]", Short: "Print services, versions or instances",
-		Example: "  muster get services\n  muster get service payments -o yaml\n  muster get instances payments -o wide\n  muster get version payments/1.0.0",
+		Use: "get KIND [NAME]", Short: "Print services, versions, instances or schemas",
+		Example: "  muster get services\n  muster get service payments -o yaml\n  muster get instances payments -o wide\n  muster get version payments/1.0.0\n  muster get schemas",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			read, err := how.read()
