@@ -43,6 +43,8 @@ func TestBadInput(t *testing.T) {
 	t.Run("row 23, a forwarding loop", e.loop)
 	t.Run("row 24, snapshots", e.snapshots)
 	t.Run("row 11, bundles", e.bundles)
+	t.Run("row 13, out of reach", e.outOfReach)
+	t.Run("row 14, expensive", e.expensive)
 	t.Run("row 15, no plain yes", e.noPlainYes)
 
 	// After all of it the cluster works as before.

@@ -92,6 +92,7 @@ type IsolationSettings struct {
 type PolicySettings struct {
 	DecisionLog      DecisionLogSettings `yaml:"decision_log"`
 	RequireSignature bool                `yaml:"require_signature"` // only signed ones; holds for the whole cluster once one node says so
+	MinCoverage      float64             `yaml:"min_coverage"`      // percent of a revision's lines that its own tests must evaluate; 0: none
 
 	Git GitSettings `yaml:"git"`
 }

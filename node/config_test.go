@@ -97,6 +97,7 @@ func TestLoadRefusesWithAdvice(t *testing.T) {
 		{"no port", minimal + "listen: {control: localhost}\n", `listen.control: "localhost" is not host:port`},
 		{"port 0", minimal + "listen: {control: \"localhost:0\"}\n", "no port between 1 and 65535"},
 		{"control off", minimal + "listen: {control: \"off\"}\n", "listen.control: a node cannot do without it"},
+		{"coverage", minimal + "policy: {min_coverage: 101}\n", "policy.min_coverage: 101 is out of range"},
 		{"log level", minimal + "log: {level: loud}\n", "log.level"},
 		{"timings", minimal + "raft: {election_timeout: 100ms}\n", "shorter than raft.heartbeat_timeout"},
 		{"Git without a URL", minimal + "policy: {git: {branch: main, path: a}}\n", "policy.git.url: is needed"},

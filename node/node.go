@@ -75,7 +75,7 @@ type Node struct {
 // lets callers finish, and stops. The error says why the node could not start
 // or had to stop.
 func Run(ctx context.Context, cfg *Config, version string, logger *slog.Logger) error {
-	return run(ctx, cfg, version, logger, rego.Options{Limit: cfg.Limits.Evaluation, ValidSchema: definition.Valid})
+	return run(ctx, cfg, version, logger, rego.Options{Limit: cfg.Limits.Evaluation, ValidSchema: definition.Valid, MinCoverage: cfg.Policy.MinCoverage})
 }
 
 func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, engine rego.Options) (err error) {

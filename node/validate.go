@@ -154,6 +154,9 @@ func (c *Config) validateLimits() (errs []error) {
 			wrong("%s: must be more than 0; leave it out for the default", n.name)
 		}
 	}
+	if p := c.Policy.MinCoverage; p < 0 || p > 100 {
+		wrong("policy.min_coverage: %g is out of range; it is a percentage, from 0 to 100", p)
+	}
 	if d := c.Limits.JSONDepth; d < 1 || d > registry.MaxDepth {
 		wrong("limits.json_depth: %d is out of range; from 1 to %d", d, registry.MaxDepth)
 	}
