@@ -103,6 +103,9 @@ func readBundle(files []bundleFile, limit int64) (*policy.Push, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(c.Modules) == 0 {
+		return nil, refusedBundle("", "the bundle holds no Rego; a policy needs at least one module")
+	}
 	c.EntryPoints = told.EntryPoints
 	c.Note = b.Manifest.Revision
 	// The data hold numbers as OPA keeps them, which only encoding/json writes as numbers.

@@ -95,7 +95,7 @@ type Engine struct {
 	slots   chan struct{} // one for each evaluation that runs and is not given up
 	jobs    chan *job     // to workers that have nothing to do
 	done    chan struct{}
-	told    atomic.Int64 // see tell
+	told    atomic.Pointer[telling]
 }
 
 var _ policy.Decider = (*Engine)(nil)
@@ -214,16 +214,23 @@ func (e *Engine) Decide(ctx context.Context, rev *policy.Revision, in *policy.In
 	return d
 }
 
-// tell names in the log what a limit stopped, once in a second.
+// tell names in the log what a limit stopped, once in a second for each
+// revision that is asked.
 func (e *Engine) tell(v *verdict, d *policy.Decision) {
 	if !v.limited {
 		return
 	}
-	now := time.Now().Unix()
-	if last := e.told.Load(); last < now && e.told.CompareAndSwap(last, now) {
+	now := telling{time.Now().Unix(), d.PolicyRevision}
+	if last := e.told.Load(); (last == nil || *last != now) && e.told.CompareAndSwap(last, &now) {
 		e.options.Logger.Warn("a policy evaluation cost too much and was stopped",
 			"policy_revision", d.PolicyRevision, "entry_point", d.EntryPoint, "decision_id", d.ID, "reasons", d.Reasons)
 	}
+}
+
+// telling is a second and a revision that the log has a line about.
+type telling struct {
+	second   int64
+	revision uint64
 }
 
 // soon is compiled for a question that waits: it has less time than the compiler.

@@ -204,7 +204,7 @@ func TestHostilePoliciesCostOneRefusedRequest(t *testing.T) {
 				t.Fatal(err)
 			}
 			said.Reset()
-			e.told.Store(0)
+			e.told.Store(nil)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			d := e.Decide(t.Context(), rev, &policy.Input{Action: policy.Register, Method: "POST"})
