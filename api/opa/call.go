@@ -61,7 +61,14 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	a.mux.ServeHTTP(c, r)
+	switch {
+	case r.Method == http.MethodHead: // as OPA has it
+		c.WriteHeader(http.StatusMethodNotAllowed)
+	case len(r.URL.Path) > 1 && strings.HasSuffix(r.URL.Path, "/"):
+		http.Redirect(c, r, strings.TrimSuffix(r.URL.Path, "/"), http.StatusMovedPermanently)
+	default:
+		a.mux.ServeHTTP(c, r)
+	}
 }
 
 const dataPrefix = "/v1/data/"

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 	"strconv"
 	"strings"
 
+	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/server/types"
 	"github.com/open-policy-agent/opa/v1/storage"
@@ -73,15 +75,29 @@ func (c *call) tryChange(ctx context.Context, code string, edit func(*policy.Con
 	}
 	// What does not compile is found here, in OPA's own words.
 	if err := c.api.engine.Compile(ctx, &next); err != nil {
-		return uncompiled(code, types.MsgCompileModuleError, err)
+		return unchanged(code, err)
 	}
 	rev, err := c.api.backend.StagePolicy(ctx, c.intent(c.revision()), &next, policy.Origin{}, true)
 	if err != nil {
-		return uncompiled(code, types.MsgCompileModuleError, err)
+		return unchanged(code, err)
 	}
 	c.header(c.Header(), 2, "Muster-Revision", strconv.FormatUint(rev.ChangedAt, 10))
 	c.state, c.age = c.api.backend.Policies(), 0
 	return nil
+}
+
+// ofData stands for the code of a change of data: OPA lists no places then.
+const ofData = ""
+
+// unchanged is OPA's answer to a change that does not compile.
+func unchanged(code string, err error) error {
+	if code != ofData {
+		return uncompiled(code, types.MsgCompileModuleError, err)
+	}
+	if errs, ok := errors.AsType[ast.Errors](err); ok {
+		return invalid("%v", errs)
+	}
+	return err
 }
 
 // putData makes or replaces a document, and the objects above it.
@@ -208,7 +224,7 @@ func dataPath(escaped string) (storage.Path, error) {
 // edit changes the data of the active revision in a store of OPA's, which
 // knows what may be written where.
 func (c *call) edit(write func(context.Context, storage.Store, storage.Transaction) error) error {
-	return c.change(types.CodeInvalidParameter, func(content *policy.Content) error {
+	return c.change(ofData, func(content *policy.Content) error {
 		ctx := c.r.Context()
 		var before map[string]any
 		if err := util.NewJSONDecoder(bytes.NewReader(content.Data)).Decode(&before); err != nil {

@@ -47,7 +47,7 @@ func (c *call) data(p *params, ask *rego.Ask) error {
 	id := rego.NewID()
 	a, err := c.ask(id, ask)
 	if err != nil {
-		return err
+		return failed("", err)
 	}
 	missing := a.Input == nil && c.r.Method == http.MethodPost
 	if p.pretty || p.provenance {
@@ -121,6 +121,10 @@ func (c *call) lookedAt(p *params, ask *rego.Ask) error {
 	if err != nil {
 		return err
 	}
+	body, err := ast.ParseBody(ref.String()) // for the places in it
+	if err != nil {
+		return invalid("invalid path: %s", ask.Path)
+	}
 	m.Timer(metrics.RegoInputParse).Start()
 	input, raw, err := ask.Envelope.Open(ask.Body)
 	if err != nil {
@@ -128,7 +132,7 @@ func (c *call) lookedAt(p *params, ask *rego.Ask) error {
 	}
 	m.Timer(metrics.RegoInputParse).Stop()
 	id, active, began := rego.NewID(), c.state.Policy.Active(), time.Now()
-	found, err := c.api.engine.Query(c.r.Context(), active, p.query(ast.NewBody(ast.NewExpr(ast.NewTerm(ref))), input, m))
+	found, err := c.api.engine.Query(c.r.Context(), active, p.query(body, input, m))
 	m.Timer(metrics.ServerHandler).Stop()
 	a := &rego.Answer{Input: raw, Name: ref.String()}
 	var value *any
@@ -143,7 +147,7 @@ func (c *call) lookedAt(p *params, ask *rego.Ask) error {
 		c.tell(id, active, ask, a, err, time.Since(began))
 	}
 	if err != nil {
-		return err
+		return failed("", err)
 	}
 	answer := types.DataResponseV1{DecisionID: id, Result: value}
 	if p.measured() {
@@ -204,7 +208,7 @@ func (c *call) bare(ask *rego.Ask) error {
 	ask.Body, ask.Envelope = body, rego.Bare
 	a, err := c.ask(rego.NewID(), ask)
 	if err != nil {
-		return err
+		return failed("", err)
 	}
 	if a.Result == nil {
 		what := types.MsgMissingError

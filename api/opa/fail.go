@@ -46,6 +46,18 @@ func uncompiled(code, message string, err error) error {
 	return err
 }
 
+// failed is OPA's answer to a question that could not be evaluated: in its
+// words, since they are about the question. Faults pass.
+func failed(message string, err error) error {
+	if errs, ok := err.(ast.Errors); ok && message != "" { //nolint:errorlint // OPA looks no deeper
+		return uncompiled(types.CodeInvalidParameter, message, errs)
+	}
+	if _, ok := errors.AsType[*fault.Error](err); ok || topdown.IsError(err) {
+		return err
+	}
+	return &refusal{http.StatusInternalServerError, types.NewErrorV1(types.CodeInternal, "%s", err.Error())}
+}
+
 // placed gives the places of a refused policy the form of OPA's own errors.
 func placed(places []fault.Place) ast.Errors {
 	errs := make(ast.Errors, len(places))

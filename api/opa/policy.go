@@ -4,7 +4,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/metrics"
@@ -64,10 +63,10 @@ func putPolicy(c *call) error {
 	module, err := rego.ParseModule(id, string(source))
 	m.Timer(metrics.RegoModuleParse).Stop()
 	if err != nil {
-		if strings.TrimSpace(string(source)) == "" {
-			return invalid("empty module")
+		if errs, ok := err.(ast.Errors); ok { //nolint:errorlint // it is OPA's own, unwrapped
+			return uncompiled(types.CodeInvalidParameter, types.MsgCompileModuleError, errs)
 		}
-		return orInvalid(uncompiled(types.CodeInvalidParameter, types.MsgCompileModuleError, err))
+		return invalid("%v", err)
 	}
 	if ofSystem(module) {
 		return errSystem
@@ -135,12 +134,4 @@ var errSystem = fault.New(fault.Forbidden, "data.system and packages in it belon
 func ofSystem(m *ast.Module) bool {
 	path := m.Package.Path
 	return len(path) > 1 && path[1].Equal(ast.StringTerm("system"))
-}
-
-// orInvalid makes anything that is not a refusal yet an invalid parameter.
-func orInvalid(err error) error {
-	if _, ok := err.(*refusal); ok {
-		return err
-	}
-	return invalid("%v", err)
 }

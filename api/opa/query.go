@@ -51,13 +51,13 @@ func inputOf(b []byte) (ast.Value, error) {
 func (c *call) query(p *params, text string, input ast.Value) error {
 	m := metrics.New()
 	m.Timer(metrics.ServerHandler).Start()
-	body, err := ast.ParseBody(text)
+	body, err := ast.ParseBodyWithOpts(text, ast.ParserOptions{})
 	if err != nil {
 		return uncompiled(types.CodeInvalidParameter, types.MsgParseQueryError, err)
 	}
 	found, err := c.api.engine.Query(c.r.Context(), c.state.Policy.Active(), p.query(body, input, m))
 	if err != nil {
-		return uncompiled(types.CodeInvalidParameter, types.MsgCompileQueryError, err)
+		return failed(types.MsgCompileQueryError, err)
 	}
 	m.Timer(metrics.ServerHandler).Stop()
 	var answer types.QueryResponseV1
@@ -86,7 +86,7 @@ func postCompile(c *call) error {
 	m.Timer(metrics.RegoQueryParse).Stop()
 	found, err := c.api.engine.Partial(c.r.Context(), c.state.Policy.Active(), q)
 	if err != nil {
-		return uncompiled(types.CodeInvalidParameter, types.MsgCompileModuleError, err)
+		return failed(types.MsgCompileModuleError, err)
 	}
 	m.Timer(metrics.ServerHandler).Stop()
 	var parts any = types.PartialEvaluationResultV1{Queries: found.Partial.Queries, Support: found.Partial.Support}
@@ -113,7 +113,7 @@ func (c *call) compileRequest(p *params, m metrics.Metrics) (*rego.Query, error)
 	if err := c.decode(c.api.opt.MaxBody, &ask, decodingRequest); err != nil {
 		return nil, err
 	}
-	body, err := ast.ParseBody(ask.Query)
+	body, err := ast.ParseBodyWithOpts(ask.Query, ast.ParserOptions{})
 	if err != nil {
 		return nil, uncompiled(types.CodeInvalidParameter, types.MsgParseQueryError, err)
 	}

@@ -15,12 +15,11 @@ import (
 // and costs, then put it into builtins.txt or here, and what is not a function
 // of its arguments alone into impureBuiltins.
 var refusedBuiltins = map[string][]string{
-	"reaches the network":       {"http.send", "net.lookup_ip_addr"},
-	"named so in the contract":  {"net.cidr_contains", "net.cidr_contains_matches", "net.cidr_expand", "net.cidr_intersects", "net.cidr_is_valid", "net.cidr_merge", "net.cidr_overlap"},
-	"shows the node":            {"opa.runtime"},
-	"cannot be bounded":         {"bits.lsh", "graph.reachable_paths", "rego.parse_module", "strings.render_template"},
-	"is for a debugger to hear": {"trace"},
-	"is muster's own":           {boundedName},
+	"reaches the network":      {"http.send", "net.lookup_ip_addr"},
+	"named so in the contract": {"net.cidr_contains", "net.cidr_contains_matches", "net.cidr_expand", "net.cidr_intersects", "net.cidr_is_valid", "net.cidr_merge", "net.cidr_overlap"},
+	"shows the node":           {"opa.runtime"},
+	"cannot be bounded":        {"bits.lsh", "graph.reachable_paths", "rego.parse_module", "strings.render_template"},
+	"is muster's own":          {boundedName},
 }
 
 var impureBuiltins = []string{

@@ -142,6 +142,7 @@ func (e *Engine) fetch(ctx context.Context, s *set, doc *place, input ast.Value,
 		WithInterQueryBuiltinValueCache(e.tokens).
 		WithMetrics(noMetrics).
 		WithStrictBuiltinErrors(strict).
+		WithStackTraces(true).
 		WithCancel(c).
 		WithTime(time.Now())
 	if input != nil {
@@ -245,7 +246,14 @@ func (s *set) newPlace(ref ast.Ref, err error) *place {
 		return d
 	}
 	d.compiler = s.compiler.QueryCompiler()
-	body := ast.NewBody(ast.Equality.Expr(ast.VarTerm(string(resultVar)), ast.NewTerm(d.ref)))
+	asked, err := ast.ParseTerm(d.name) // for the places in it
+	if err != nil {
+		d.err = fault.New(fault.BadRequest, "invalid path: %s is not a reference", clip(d.name))
+		return d
+	}
+	expr := ast.Equality.Expr(ast.VarTerm(string(resultVar)), asked)
+	expr.Location = asked.Location
+	body := ast.NewBody(expr)
 	if d.query, d.err = d.compiler.Compile(body); d.err != nil {
 		return d
 	}

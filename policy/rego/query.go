@@ -15,8 +15,12 @@ import (
 	"github.com/muster-registry/muster/policy"
 )
 
-// maxEvents bounds an explanation: each step of an evaluation is one event.
-const maxEvents = 100_000
+// Bounds of an explanation: each step of an evaluation is one event, and the
+// policy may add notes by trace.
+const (
+	maxEvents = 100_000
+	maxNotes  = 4 << 20 // bytes
+)
 
 // Query is a question that is not prepared: one in Rego, or one whose
 // evaluation is to be looked at.
@@ -115,8 +119,8 @@ func (e *Engine) query(ctx context.Context, rev *policy.Revision, q *Query, comp
 }
 
 func (e *Engine) queryError(c *clock, s *steps, err error) error {
-	if len(s.events) >= maxEvents {
-		return fault.New(fault.BadRequest, "the evaluation takes more than %d steps, too many to explain; ask without explain, or for a smaller document", maxEvents)
+	if s.full {
+		return fault.New(fault.BadRequest, "the evaluation takes more than %d steps, or makes too many notes, to be explained; ask without explain, or for a smaller document", maxEvents)
 	}
 	return e.evaluationError(c, err)
 }
@@ -206,6 +210,8 @@ var systemRef = ast.Ref{ast.DefaultRootDocument, systemKey}
 type steps struct {
 	clock  *clock
 	events []*topdown.Event
+	notes  int // bytes
+	full   bool
 }
 
 // Enabled implements topdown.QueryTracer.
@@ -216,7 +222,8 @@ func (s *steps) Config() topdown.TraceConfig { return topdown.TraceConfig{PlugLo
 
 // TraceEvent implements topdown.QueryTracer.
 func (s *steps) TraceEvent(event topdown.Event) {
-	if len(s.events) >= maxEvents {
+	if s.notes += len(event.Message); len(s.events) >= maxEvents || s.notes > maxNotes {
+		s.full = true
 		s.clock.Cancel()
 		return
 	}
