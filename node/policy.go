@@ -58,7 +58,7 @@ func (b backend) push(ctx context.Context, in *command.Intent, content *policy.C
 			return nil, err
 		}
 		now, ok := b.machine.View().Policy.Get(rev.Number)
-		if !ok || now.ChangedAt != rev.ChangedAt {
+		if !ok || rev.State != policy.Staged || now.ChangedAt != rev.ChangedAt {
 			if ok {
 				rev = now
 			}

@@ -261,6 +261,17 @@ func TestSignedPolicies(t *testing.T) {
 	}
 	e.serves(t, "bank")
 
+	// What was taken back on purpose is not brought back by a build that runs again.
+	e.mustDo(t, "POST", "/v1/policy/rollback", "")
+	a = e.push(t, 0, body, ann.signed(t, body)...)
+	must(t, json.Unmarshal(a.body, &rev))
+	if a.status != 201 || rev.State != "retired" || rev.Signature.Number != 8 {
+		t.Errorf("sent again after a rollback: %d %s", a.status, a.body)
+	}
+	e.serves(t, "shop")
+	e.mustDo(t, "POST", fmt.Sprintf("/v1/policy/revisions/%d/activate", rev.Revision), "")
+	e.serves(t, "bank")
+
 	// Neither an older snapshot nor a restart brings an old number back.
 	file := e.send(t, 0, "HTTP/2.0", call{method: "GET", path: "/v1/snapshot"}).body
 	if a := e.push(t, 0, ci.build(t, "shop", 12, "ci"), gzipped...); a.status != 201 {

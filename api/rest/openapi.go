@@ -212,6 +212,9 @@ func parameters(op *openapi3.Operation, r *Route) {
 		}
 		op.AddParameter(openapi3.NewQueryParameter(q.Name).WithDescription(q.Description).WithSchema(schema))
 	}
+	for _, h := range r.Headers {
+		op.AddParameter(openapi3.NewHeaderParameter(h.Name).WithDescription(h.Description).WithSchema(&openapi3.Schema{Type: &openapi3.Types{h.Type}}))
+	}
 	if r.Writes {
 		for _, name := range []string{"If-Match", "If-None-Match", "Idempotency-Key"} {
 			op.AddParameter(openapi3.NewHeaderParameter(name).WithSchema(openapi3.NewStringSchema()))

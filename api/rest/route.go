@@ -24,6 +24,7 @@ type Route struct {
 
 	Status   int // of success
 	Query    []Param
+	Headers  []Param
 	Reads    bool   // takes the parameters that settle how fresh an answer is
 	Blocks   bool   // and index
 	Pages    bool   // answers with a list of Answer, and takes limit and page_token
@@ -158,6 +159,7 @@ func policyRoutes() []Route {
 			Query: []Param{{Name: "activate", Type: "boolean", Description: "and make it the active one"},
 				{Name: "shadow", Type: "boolean", Description: "and evaluate it beside the active one, without effect"},
 				{Name: "share", Type: "number", Description: "of the decisions that the shadow sees, above 0 and at most 1 (default)"}},
+			Headers:  []Param{{Name: signatureHeader, Type: "string", Description: "detached OpenPGP signature over the body, in base64"}},
 			Refusals: []fault.Code{fault.InvalidPolicy, fault.Conflict}, handle: pushPolicy},
 		{Method: http.MethodGet, Path: base, ID: "listPolicies", Summary: "List the policy revisions",
 			Action: policy.Read, Kind: "policy", Status: 200, Reads: true, Pages: true, Answer: policy.Revision{}, handle: listPolicies},
