@@ -68,6 +68,20 @@ func (c *Client) Authorize(ctx context.Context, body []byte) (jsontext.Value, er
 	return a.body, nil
 }
 
+// Decision reads the record of a decision that any node made, without
+// credentials; with rules, what became of each rule as well.
+func (c *Client) Decision(ctx context.Context, id string, rules bool) (jsontext.Value, error) {
+	q := url.Values{}
+	if rules {
+		q.Set("explain", "rules")
+	}
+	a, err := c.do(ctx, call{method: http.MethodGet, path: []string{"v1", "decisions", id}, query: q})
+	if err != nil {
+		return nil, err
+	}
+	return a.body, nil
+}
+
 // Status describes the cluster and each of its nodes.
 func (c *Client) Status(ctx context.Context) (jsontext.Value, error) {
 	return c.read(ctx, "v1", "cluster", "status")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -292,6 +293,16 @@ func policies(t *testing.T, s shell, manifest string) {
 	in.in = `{"kind":"Service","namespace":"shop","name":"nobody","spec":{}}`
 	if _, err, code := in.do(t, "apply", "-f", "-"); code != exitDenied || !strings.Contains(err, "reason: owner is missing") || !strings.Contains(err, "by policy revision 1") {
 		t.Errorf("exit code %d: %s", code, err)
+	}
+	_, refusal, _ := in.do(t, "apply", "-f", "-")
+	id := regexp.MustCompile(`decision ([-0-9a-f]{36}),`).FindStringSubmatch(refusal)
+	if id == nil {
+		t.Fatalf("no decision is named: %s", refusal)
+	}
+	contains(t, s.ok(t, "policy", "explain", id[1]), "✗ refused  decision "+id[1], "reason     owner is missing", "api.registry.authz", "✓ deny: ", "stopped at registry.rego:18")
+	contains(t, s.ok(t, "policy", "explain", id[1], "-o", "json"), `"same": true`, `"masked"`)
+	if _, _, code := s.do(t, "policy", "explain", "01a206f8-fefb-70ff-b5b3-526bbdbeae57"); code != exitNotFound {
+		t.Errorf("an unknown decision: exit code %d", code)
 	}
 	// What is refused does not hold up the rest.
 	in.in = manifestText + "---\n{kind: Service, name: nobody}\n---\n{kind: Service, name: noone}\n"

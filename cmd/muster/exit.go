@@ -95,7 +95,7 @@ func (a *app) explain(err error) {
 		}
 	}
 	if f.DecisionID != "" {
-		fmt.Fprintf(a.err, "  decision %s, by policy revision %d\n", f.DecisionID, f.PolicyRevision)
+		fmt.Fprintf(a.err, "  decision %s, by policy revision %d; muster policy explain tells which rule\n", f.DecisionID, f.PolicyRevision)
 	}
 	if f.Code == fault.RevisionMismatch && f.Current > 0 {
 		fmt.Fprintf(a.err, "  the record's revision is %d\n", f.Current)

@@ -64,7 +64,7 @@ func TestErrorsSayAllTheyKnow(t *testing.T) {
 		want string
 	}{
 		{&fault.Error{Code: fault.PolicyDenied, Detail: "no", Reasons: []string{"owner is missing"}, DecisionID: "d1", PolicyRevision: 7},
-			"error: policy_denied: no\n  reason: owner is missing\n  decision d1, by policy revision 7\n"},
+			"error: policy_denied: no\n  reason: owner is missing\n  decision d1, by policy revision 7; muster policy explain tells which rule\n"},
 		{&fault.Error{Code: fault.InvalidPolicy, Detail: "no", Places: []fault.Place{{File: "a.rego", Row: 3, Col: 5, Message: "unsafe"}}},
 			"error: invalid_policy: no\n  a.rego:3:5: unsafe\n"},
 		{&fault.Error{Code: fault.InvalidPolicy, Detail: "a.rego: was added", Places: []fault.Place{{File: "a.rego", Message: "was added"}}},
