@@ -101,8 +101,8 @@ func (p *page) clean(s string) string {
 	if s == "" {
 		return ""
 	}
-	marks := strings.NewReplacer(green, "\x00g", red, "\x00r", plain, "\x00p")
-	back := strings.NewReplacer("\x00g", green, "\x00r", red, "\x00p", plain)
+	marks := strings.NewReplacer(inGreen, "\x00g", inRed, "\x00r", uncoloured, "\x00p")
+	back := strings.NewReplacer("\x00g", inGreen, "\x00r", inRed, "\x00p", uncoloured)
 	if !p.colours {
 		return clean([]string{s})[0]
 	}
@@ -116,24 +116,24 @@ func (p *page) clean(s string) string {
 }
 
 const (
-	green = "\x1b[32m"
-	red   = "\x1b[31m"
-	plain = "\x1b[0m"
+	inGreen    = "\x1b[32m"
+	inRed      = "\x1b[31m"
+	uncoloured = "\x1b[0m"
 )
 
 // mark is the sign for an outcome.
 func (p *page) mark(outcome string) string {
-	sign, colour := "✗", red
+	sign, colour := "✗", inRed
 	switch outcome {
 	case policy.True:
-		sign, colour = "✓", green
+		sign, colour = "✓", inGreen
 	case policy.NotReached:
 		return "–"
 	}
 	if !p.colours {
 		return sign
 	}
-	return colour + sign + plain
+	return colour + sign + uncoloured
 }
 
 func (d *toldDecision) write(w io.Writer, colours, input bool) error {

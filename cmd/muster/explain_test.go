@@ -62,7 +62,7 @@ func TestADecisionForPeople(t *testing.T) {
 	if err := d.write(&out, true, true); err != nil {
 		t.Fatal(err)
 	}
-	if s := out.String(); !strings.Contains(s, red+"✗"+plain+" allow: false") || !strings.Contains(s, green+"✓"+plain) || !strings.Contains(s, `    "token": "***",`) || strings.Contains(s, "\x1b[2J") {
+	if s := out.String(); !strings.Contains(s, inRed+"✗"+uncoloured+" allow: false") || !strings.Contains(s, inGreen+"✓"+uncoloured) || !strings.Contains(s, `    "token": "***",`) || strings.Contains(s, "\x1b[2J") {
 		t.Errorf("%q", s)
 	}
 }
