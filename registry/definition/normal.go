@@ -22,6 +22,9 @@ type Normal struct {
 	JSON []byte
 	// Entries is how many entries the lists have in all.
 	Entries int
+	// Partial says that the normal form lacks something: a document in which
+	// references multiply would have taken too long.
+	Partial bool
 
 	tree   *tree
 	places [][]uint32 // nodes in the order of the document, by number
@@ -69,7 +72,7 @@ func Normalise(format string, document []byte, c *Context) (*Normal, error) {
 	if err := w.err(); err != nil {
 		return nil, err
 	}
-	z := &normaliser{walk: w, context: c, seen: make([]uint8, len(t.nodes)), claims: claims(c)}
+	z := &normaliser{walk: w, context: c, seen: make([]uint8, len(t.nodes)), claims: claims(c), budget: maxSteps}
 	if format == "asyncapi" {
 		z.asyncapi()
 	} else {
@@ -86,6 +89,7 @@ type normaliser struct {
 	claims  map[Route][]string // versions that offer the same already
 	places  [][]uint32
 	entries int
+	budget  int // of steps; below 0 nothing more is looked at
 
 	servers, operations, alternatives, parameters, shapes, callbacks, links, references, unread roll
 
@@ -93,6 +97,39 @@ type normaliser struct {
 
 	seen    []uint8 // what is known of each node as a schema or a parameter
 	pending []visit // schemas still to look at
+}
+
+// The bounds of the work on one document: values looked at, of which there
+// could not be more than a few times maxValues without references, and what
+// one operation may list, since references let thousands share a long list.
+const (
+	maxSteps  = 6 << 20
+	maxListed = 200
+)
+
+// listed says whether a list of the facts may have n items.
+func (z *normaliser) listed(n int) bool {
+	if n > maxListed {
+		z.budget = min(z.budget, -1)
+	}
+	return n <= maxListed
+}
+
+// spend says whether so many more steps may be taken.
+func (z *normaliser) spend(steps int) bool {
+	z.budget -= steps
+	return z.budget >= 0
+}
+
+// children calls fn for each member or item of n.
+func (z *normaliser) children(n uint32, fn func(c uint32)) {
+	z.tree.children(n, func(c uint32) bool {
+		if !z.spend(1) {
+			return false
+		}
+		fn(c)
+		return true
+	})
 }
 
 // roll is one list of the normal form: no facts stand in it twice.
@@ -104,7 +141,8 @@ type roll struct {
 // add notes that the facts hold at the node n.
 func (z *normaliser) add(l *roll, facts any, n uint32) {
 	b, err := json.Marshal(facts, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
-	if err != nil {
+	if err != nil || !z.spend(1+len(b)/32) {
+		z.budget = min(z.budget, -1)
 		return
 	}
 	at, ok := l.numbers[string(b)]
@@ -174,7 +212,7 @@ func (z *normaliser) finish(format, dialect string) (*Normal, error) {
 		slices.Sort(z.places[i])
 		z.places[i] = slices.Compact(z.places[i])
 	}
-	return &Normal{JSON: b, Entries: z.entries + len(z.schemes), tree: z.tree, places: z.places}, nil
+	return &Normal{JSON: b, Entries: z.entries + len(z.schemes), Partial: z.budget < 0, tree: z.tree, places: z.places}, nil
 }
 
 // claims lists, by route, which of the published versions offer it.
@@ -242,11 +280,10 @@ func words(name string) []string {
 // texts gives the strings of an array.
 func (z *normaliser) texts(n uint32) []string {
 	out := []string{}
-	z.tree.children(n, func(c uint32) bool {
-		if k := z.tree.nodes[c].kind; k == '"' || k == '0' {
+	z.children(n, func(c uint32) {
+		if k := z.tree.nodes[c].kind; (k == '"' || k == '0') && z.listed(len(out)) {
 			out = append(out, clip(z.tree.text(c)))
 		}
-		return true
 	})
 	return out
 }
@@ -255,11 +292,10 @@ func (z *normaliser) texts(n uint32) []string {
 // null or false.
 func (z *normaliser) extensions(n uint32) []string {
 	out := []string{}
-	z.tree.children(n, func(c uint32) bool {
+	z.children(n, func(c uint32) {
 		if name := z.tree.key(c); strings.HasPrefix(name, "x-") && strings.IndexByte("nf", z.tree.nodes[c].kind) < 0 {
 			out = append(out, clip(name))
 		}
-		return true
 	})
 	slices.Sort(out)
 	return out
@@ -268,7 +304,7 @@ func (z *normaliser) extensions(n uint32) []string {
 // each calls fn for the members of the object in a member of n.
 func (z *normaliser) each(n uint32, name string, fn func(c uint32)) {
 	if v, ok := z.tree.member(n, name); ok {
-		z.tree.children(v, func(c uint32) bool { fn(c); return true })
+		z.children(v, fn)
 	}
 }
 

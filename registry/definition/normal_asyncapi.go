@@ -1,6 +1,7 @@
 package definition
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -39,10 +40,10 @@ func (z *normaliser) asyncapi() {
 func (z *normaliser) asyncapiServer(c uint32) serverFacts {
 	n := z.follow(c)
 	protocol := strings.ToLower(clip(z.label(n, "protocol")))
-	f := serverFacts{Name: clip(z.tree.key(c)), URL: z.label(n, "url"), Description: clip(z.label(n, "description")),
+	f := serverFacts{Name: clip(z.tree.key(c)), URL: clip(z.label(n, "url")), Description: clip(z.label(n, "description")),
 		Extensions: z.extensions(n), Access: z.has(n, "x-internal")}
 	if host := z.label(n, "host"); host != "" {
-		f.URL = protocol + "://" + host + z.label(n, "pathname")
+		f.URL = clip(protocol + "://" + host + z.label(n, "pathname"))
 	}
 	z.variables(n, &f.URL)
 	if !strings.Contains(f.URL, "://") {
@@ -66,8 +67,9 @@ func (z *normaliser) asyncapiServer(c uint32) serverFacts {
 // schemes, mostly by reference, in place of names.
 func (z *normaliser) asyncapiSecurity(n uint32) [][]requirement {
 	out := [][]requirement{}
-	z.tree.children(n, func(c uint32) bool {
+	z.children(n, func(c uint32) {
 		switch scheme := z.follow(c); {
+		case !z.listed(len(out)):
 		case z.has(scheme, "type"):
 			r := requirement{Scheme: z.schemeAt(scheme), Scopes: []string{}}
 			if v, ok := z.tree.member(scheme, "scopes"); ok {
@@ -75,14 +77,8 @@ func (z *normaliser) asyncapiSecurity(n uint32) [][]requirement {
 			}
 			out = append(out, []requirement{r})
 		default:
-			all := []requirement{}
-			z.tree.children(c, func(c uint32) bool {
-				all = append(all, requirement{clip(z.tree.key(c)), z.texts(c)})
-				return true
-			})
-			out = append(out, all)
+			out = append(out, z.requirements(c))
 		}
-		return true
 	})
 	return out
 }
@@ -90,10 +86,16 @@ func (z *normaliser) asyncapiSecurity(n uint32) [][]requirement {
 // schemeAt gives the name of the scheme defined at n. One that is written
 // where it is needed gets the pointer to it for a name.
 func (z *normaliser) schemeAt(n uint32) string {
+	if !z.spend(len(z.schemes)) {
+		return ""
+	}
 	for name, s := range z.schemes {
 		if z.places[s.Places][0] == n {
 			return name
 		}
+	}
+	if !z.spend(len(z.tree.nodes) / 8) {
+		return ""
 	}
 	name := pointers(z.tree, []uint32{n})[n]
 	z.schemes[name] = z.scheme(n)
@@ -127,18 +129,17 @@ func (z *normaliser) channel(c uint32, secure map[string]bool) {
 	z.each(channel, "messages", func(m uint32) { z.message(m, 0) })
 }
 
-// serversOf lists the names of the servers of a channel; nil means all.
+// serversOf lists the names of the servers of a channel; none means all.
 func (z *normaliser) serversOf(channel uint32) []string {
 	v, ok := z.tree.member(channel, "servers")
 	if !ok {
 		return nil
 	}
 	names := z.texts(v)
-	z.tree.children(v, func(c uint32) bool {
+	z.children(v, func(c uint32) {
 		if ref := z.label(c, "$ref"); ref != "" {
 			names = append(names, ref[strings.LastIndexByte(ref, '/')+1:])
 		}
-		return true
 	})
 	return names
 }
@@ -175,13 +176,11 @@ func (z *normaliser) asyncapiOperation(op, at uint32, action string, servers []s
 	if v, ok := z.tree.member(op, "security"); ok {
 		f.Asks, f.Secured = z.asks(z.asyncapiSecurity(v), false, op)
 	}
-	if !f.Secured && len(secure) > 0 {
-		f.Secured = true
-		for name, ok := range secure {
-			if !ok && (servers == nil || slices.Contains(servers, name)) {
-				f.Secured = false
-			}
+	if !f.Secured && len(secure) > 0 && z.spend(len(secure)) {
+		if len(servers) == 0 {
+			servers = slices.Collect(maps.Keys(secure))
 		}
+		f.Secured = !slices.ContainsFunc(servers, func(name string) bool { return !secure[name] })
 	}
 	z.add(&z.operations, f, at)
 }
@@ -228,7 +227,7 @@ func (z *normaliser) foreign(s uint32) {
 	z.add(&z.unread, struct {
 		What string `json:"what"`
 	}{"schema"}, s)
-	for n := s; n < z.tree.nodes[s].next; n++ {
+	for n := s; n < z.tree.nodes[s].next && z.spend(1); n++ {
 		if node := z.tree.nodes[n]; node.kind == '"' && node.keyEnd != node.keyStart && z.tree.key(n) == "$ref" {
 			if to := z.tree.text(n); !strings.HasPrefix(to, "#") {
 				z.outside(n, to)

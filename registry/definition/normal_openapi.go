@@ -97,7 +97,9 @@ func (z *normaliser) openapi() {
 	})
 	z.each(0, "webhooks", func(c uint32) { z.incoming(z.follow(c)) })
 	z.components()
-	z.used(common)
+	for _, a := range common {
+		z.used(a)
+	}
 }
 
 // components marks what is defined for use by others, used or not.
@@ -126,11 +128,15 @@ func (z *normaliser) components() {
 // pathItem lists the operations of a path.
 func (z *normaliser) pathItem(item uint32, path string, common [][]requirement) {
 	t := z.tree
+	if z.seen[item]&asEntry != 0 {
+		return
+	}
+	z.seen[item] |= asEntry
 	z.hosts(item)
 	headers := z.parameterHeaders(item)
 	for _, verb := range verbs {
 		op, ok := t.member(item, verb)
-		if !ok || t.nodes[op].kind != '{' || z.seen[op]&asEntry != 0 {
+		if !ok || t.nodes[op].kind != '{' {
 			continue
 		}
 		z.seen[op] |= asEntry
@@ -191,10 +197,10 @@ func admin(path string) bool {
 // asks lists the alternatives of the security of an operation or a server, and
 // says whether any and all of them ask for something.
 func (z *normaliser) asks(alternatives [][]requirement, admin bool, at uint32) (some, all bool) {
-	z.used(alternatives)
 	for _, a := range alternatives {
 		if some = some || len(a) > 0; len(a) > 0 {
 			z.add(&z.alternatives, securityFacts{a, admin}, at)
+			z.used(a)
 		}
 	}
 	return some, secured(alternatives)
@@ -207,23 +213,30 @@ func secured(alternatives [][]requirement) bool {
 // security gives the alternatives of a security member.
 func (z *normaliser) security(n uint32) [][]requirement {
 	out := [][]requirement{}
-	z.tree.children(n, func(alternative uint32) bool {
-		all := []requirement{}
-		z.tree.children(alternative, func(c uint32) bool {
-			all = append(all, requirement{clip(z.tree.key(c)), z.texts(c)})
-			return true
-		})
-		out = append(out, all)
-		return true
+	z.children(n, func(alternative uint32) {
+		if z.listed(len(out)) {
+			out = append(out, z.requirements(alternative))
+		}
 	})
 	return out
+}
+
+// requirements gives the schemes that one alternative asks for together.
+func (z *normaliser) requirements(alternative uint32) []requirement {
+	all := []requirement{}
+	z.children(alternative, func(c uint32) {
+		if z.listed(len(all)) {
+			all = append(all, requirement{clip(z.tree.key(c)), z.texts(c)})
+		}
+	})
+	return all
 }
 
 // parameterHeaders looks at the parameters of an operation or a path and gives the
 // names of those that are headers.
 func (z *normaliser) parameterHeaders(holder uint32) (headers []string) {
 	z.each(holder, "parameters", func(c uint32) {
-		if f := z.parameter(c); f != nil && f.In == "header" {
+		if f := z.parameter(c); f != nil && f.In == "header" && z.listed(len(headers)) {
 			headers = append(headers, strings.ToLower(f.Name))
 		}
 	})
@@ -287,6 +300,9 @@ func (z *normaliser) answer(c uint32, as uint8) []string {
 	z.content(r, as)
 	headers := []string{}
 	z.each(r, "headers", func(h uint32) {
+		if !z.listed(len(headers)) {
+			return
+		}
 		headers = append(headers, strings.ToLower(clip(z.tree.key(h))))
 		z.content(z.follow(h), as)
 	})
@@ -302,14 +318,13 @@ func (z *normaliser) callback(c uint32) {
 		return
 	}
 	z.seen[callback] |= asEntry
-	z.tree.children(callback, func(item uint32) bool {
+	z.children(callback, func(item uint32) {
 		if to := z.tree.key(item); !strings.HasPrefix(to, "x-") {
 			z.add(&z.callbacks, struct {
 				URL string `json:"url"`
 			}{clip(to)}, item)
 			z.incoming(z.follow(item))
 		}
-		return true
 	})
 }
 
@@ -330,7 +345,9 @@ func (z *normaliser) incoming(item uint32) {
 		}
 		z.answers(op, asRequest)
 		if v, ok := z.tree.member(op, "security"); ok {
-			z.used(z.security(v))
+			for _, a := range z.security(v) {
+				z.used(a)
+			}
 		}
 	}
 }
@@ -352,15 +369,12 @@ func (z *normaliser) link(c uint32) {
 // hosts lists the servers of the document, a path or an operation: of Swagger,
 // its host under each of its schemes.
 func (z *normaliser) hosts(holder uint32) {
-	if servers, ok := z.tree.member(holder, "servers"); ok {
-		z.tree.children(servers, func(s uint32) bool { z.add(&z.servers, z.server(s), s); return true })
-	}
+	z.each(holder, "servers", func(s uint32) { z.add(&z.servers, z.server(s), s) })
 	if schemes, ok := z.tree.member(holder, "schemes"); ok {
 		host := z.label(0, "host")
-		z.tree.children(schemes, func(s uint32) bool {
+		z.children(schemes, func(s uint32) {
 			protocol := strings.ToLower(clip(z.tree.text(s)))
-			z.add(&z.servers, z.serverAt(serverFacts{URL: protocol + "://" + host + z.label(0, "basePath")}), s)
-			return true
+			z.add(&z.servers, z.serverAt(serverFacts{URL: clip(protocol + "://" + host + z.label(0, "basePath"))}), s)
 		})
 	} else if host := z.label(0, "host"); holder == 0 && host != "" {
 		at, _ := z.tree.member(0, "host")
@@ -369,7 +383,7 @@ func (z *normaliser) hosts(holder uint32) {
 }
 
 func (z *normaliser) server(s uint32) serverFacts {
-	f := serverFacts{URL: z.label(s, "url"), Description: clip(z.label(s, "description")), Extensions: z.extensions(s), Access: z.has(s, "x-internal")}
+	f := serverFacts{URL: clip(z.label(s, "url")), Description: clip(z.label(s, "description")), Extensions: z.extensions(s), Access: z.has(s, "x-internal")}
 	also := z.variables(s, &f.URL)
 	f = z.serverAt(f)
 	f.Protocols = slices.Compact(slices.Sorted(slices.Values(append(f.Protocols, also...))))
@@ -384,12 +398,13 @@ func (z *normaliser) variables(s uint32, to *string) (also []string) {
 		v := z.follow(c)
 		if enum, ok := z.tree.member(v, "enum"); ok {
 			for _, choice := range z.texts(enum) {
-				if protocol, _, ok := strings.Cut(strings.Replace(*to, name, choice, 1), "://"); ok && strings.HasPrefix(*to, name) {
+				rest, leads := strings.CutPrefix(*to, name)
+				if protocol, _, ok := strings.Cut(choice+rest, "://"); ok && leads {
 					also = append(also, strings.ToLower(protocol))
 				}
 			}
 		}
-		*to = strings.ReplaceAll(*to, name, z.label(v, "default"))
+		*to = clip(strings.ReplaceAll(*to, name, clip(z.label(v, "default"))))
 	})
 	return also
 }

@@ -65,25 +65,22 @@ func (z *normaliser) look(v visit) {
 		}
 	}
 	below := v.as &^ asPart
-	t.children(v.node, func(c uint32) bool {
+	z.children(v.node, func(c uint32) {
 		switch t.key(c) {
-		case "properties", "patternProperties", "dependentSchemas":
-			t.children(c, func(p uint32) bool { z.push(p, below); return true })
-		case "anyOf", "oneOf", "prefixItems":
-			t.children(c, func(p uint32) bool { z.push(p, below); return true })
+		case "properties", "patternProperties", "dependentSchemas", "anyOf", "oneOf", "prefixItems":
+			z.children(c, func(p uint32) { z.push(p, below) })
 		case "allOf":
 			z.seen[v.node] |= asPart
-			t.children(c, func(p uint32) bool { z.push(p, below|asPart); return true })
+			z.children(c, func(p uint32) { z.push(p, below|asPart) })
 		case "items":
 			if t.nodes[c].kind == '[' {
-				t.children(c, func(p uint32) bool { z.push(p, below); return true })
+				z.children(c, func(p uint32) { z.push(p, below) })
 			} else {
 				z.push(c, below)
 			}
 		case "additionalProperties", "unevaluatedProperties", "if", "then", "else":
 			z.push(c, below)
 		}
-		return true
 	})
 }
 

@@ -12,8 +12,8 @@ func (z *normaliser) securitySchemes() {
 	if c, ok := z.tree.member(0, "components"); ok {
 		holder = c
 	}
-	z.each(holder, "securitySchemes", func(c uint32) { z.schemes[z.tree.key(c)] = z.scheme(c) })
-	z.each(0, "securityDefinitions", func(c uint32) { z.schemes[z.tree.key(c)] = z.scheme2(c) })
+	z.each(holder, "securitySchemes", func(c uint32) { z.schemes[clip(z.tree.key(c))] = z.scheme(c) })
+	z.each(0, "securityDefinitions", func(c uint32) { z.schemes[clip(z.tree.key(c))] = z.scheme2(c) })
 }
 
 func (z *normaliser) scheme(c uint32) *schemeFacts {
@@ -66,20 +66,18 @@ func (z *normaliser) flow(n uint32, name string) flow {
 	}
 	for _, name := range []string{"scopes", "availableScopes"} {
 		if v, ok := z.tree.member(n, name); ok && z.tree.nodes[v].kind == '{' {
-			z.tree.children(v, func(c uint32) bool { f.Scopes = append(f.Scopes, clip(z.tree.key(c))); return true })
+			z.children(v, func(c uint32) { f.Scopes = append(f.Scopes, clip(z.tree.key(c))) })
 		}
 	}
 	slices.Sort(f.Scopes)
 	return f
 }
 
-// used marks the schemes of some alternatives.
-func (z *normaliser) used(alternatives [][]requirement) {
-	for _, all := range alternatives {
-		for _, r := range all {
-			if s := z.schemes[r.Scheme]; s != nil {
-				s.Used = true
-			}
+// used marks schemes that are asked for.
+func (z *normaliser) used(all []requirement) {
+	for _, r := range all {
+		if s := z.schemes[r.Scheme]; s != nil {
+			s.Used = true
 		}
 	}
 }

@@ -158,8 +158,8 @@ func (l *Library) Review(ctx context.Context, rev *policy.Revision, format strin
 	if normal == nil {
 		return definition.Unchecked("info", "definitions of format "+format+" are stored as they are; only their size and form are checked")
 	}
-	if normal.Entries > l.options.Entries {
-		return definition.Unchecked("high", fmt.Sprintf("the definition was not checked: it consists of more than %d different parts; split it", l.options.Entries))
+	if normal.Partial || normal.Entries > l.options.Entries {
+		return definition.Unchecked("high", fmt.Sprintf("the definition was not checked: it consists of more than %d different parts, or its references multiply; split it", l.options.Entries))
 	}
 	judgements, err := l.judge(ctx, normal, l.settings(rev))
 	if err != nil {
