@@ -108,7 +108,7 @@ func Prefixes(list []string) ([]netip.Prefix, error) {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("%q is neither an address nor a range such as 10.0.0.0/8", s))
 		case p.Addr().Is4In6():
-			errs = append(errs, fmt.Errorf("%q: write IPv4 addresses as such, without ::ffff:", s))
+			errs = append(errs, fmt.Errorf("%q: write IPv4 addresses as such, without the ::ffff: in front", s))
 		case p != p.Masked():
 			errs = append(errs, fmt.Errorf("%q has bits beyond its length; write %s", s, p.Masked()))
 		default:

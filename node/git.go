@@ -156,18 +156,18 @@ func (g gitCluster) Find(s policy.Source) (*policy.Revision, bool) {
 
 // Stage implements git.Cluster.
 func (g gitCluster) Stage(ctx context.Context, c *policy.Content, o policy.Origin) (*policy.Revision, error) {
-	return backend{g.Node}.StagePolicy(ctx, g.intent(), c, o, false)
+	return backend(g).StagePolicy(ctx, g.intent(), c, o, false)
 }
 
 // Shadow implements git.Cluster.
 func (g gitCluster) Shadow(ctx context.Context, number uint64) error {
-	_, err := backend{g.Node}.ShadowPolicy(ctx, g.intent(), number, 1)
+	_, err := backend(g).ShadowPolicy(ctx, g.intent(), number, 1)
 	return err
 }
 
 // Activate implements git.Cluster.
 func (g gitCluster) Activate(ctx context.Context, number uint64) error {
-	_, err := backend{g.Node}.ActivatePolicy(ctx, g.intent(), number)
+	_, err := backend(g).ActivatePolicy(ctx, g.intent(), number)
 	return err
 }
 

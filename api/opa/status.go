@@ -14,7 +14,7 @@ import (
 // whether it has compiled the active revision, too. It asks for no credential.
 func getHealth(c *call) error {
 	p := c.params()
-	if err := c.healthy(flag(p.values, types.ParamBundlesActivationV1) || flag(p.values, types.ParamBundleActivationV1) || flag(p.values, types.ParamPluginsV1)); err != nil {
+	if err := c.healthy(flag(p.values, types.ParamBundlesActivationV1) || flag(p.values, "bundle") || flag(p.values, types.ParamPluginsV1)); err != nil {
 		return c.unhealthy(err)
 	}
 	return c.ok(types.HealthResponseV1{}, false)
