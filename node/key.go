@@ -49,7 +49,6 @@ func (n *Node) trustedKeys() []*sign.Key {
 			n.logger.Error("a trusted key is left out", "key", r.Name, "error", err)
 			continue
 		}
-		k.Revision = r.Revision
 		keys = append(keys, k)
 	}
 	return keys

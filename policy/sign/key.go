@@ -60,8 +60,6 @@ type Key struct {
 	RevokedReason string    `json:"revoked_reason,omitempty"`
 
 	Fingerprint string `json:"fingerprint"` // derived from the material
-
-	Revision uint64 `json:"-"` // of the record, where it comes from the state
 }
 
 // ReadKey reads the stored record of a trusted key.
