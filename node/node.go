@@ -217,9 +217,6 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	n.shadow.Follow(n.machine.View().Policy)
 	go n.shadow.Run(running)
 	go n.beats.Run(running)
-	if n.cfg.Policy.RequireSignature {
-		go n.requireSignature(running)
-	}
 	go func() {
 		for {
 			select {
@@ -240,6 +237,9 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 			_ = s.listener.Close()
 		}
 		return err
+	}
+	if n.cfg.Policy.RequireSignature {
+		go n.requireSignature(running)
 	}
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
