@@ -1,5 +1,5 @@
 # Every service says how much it matters.
-package api.registry.auth
+package api.registry.authz
 
 import rego.v1
 

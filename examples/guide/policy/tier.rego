@@ -8,5 +8,6 @@ default allow := true
 deny contains "set metadata.tier to gold, silver or bronze" if {
 	input.resource.kind == "service"
 	input.action in {"register", "update"}
-	not input.resource.metadata.tier in {"gold", "silver", "bronze"}
+	tier := object.get(input.resource.metadata, "tier", "")
+	not tier in {"gold", "silver", "bronze"}
 }
