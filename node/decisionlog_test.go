@@ -3,6 +3,7 @@ package node_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"regexp"
 	"strings"
@@ -135,6 +136,7 @@ func TestDecisionsAreExplainedAnywhere(t *testing.T) {
 		}
 	}
 	e.authorized(t)
+	e.documented(t)
 
 	// The node's log has it, in the words that the documents search for.
 	b, err := os.ReadFile(tr.file(tr.nodes[leader].id + ".log"))
@@ -173,6 +175,26 @@ func (e *edge) authorized(t *testing.T) {
 		t.Errorf("%v %s", a.header, a.body)
 	}
 	if d := e.decision(t, 2, v.ID, "?explain=rules"); d.RequestID != "asked" || d.Principal == "" || !d.Explanation.Same {
+		t.Errorf("%+v", d)
+	}
+}
+
+// documented asks for a document on the policy port.
+func (e *edge) documented(t *testing.T) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), "POST", e.tr.nodes[0].policy+"/v1/data/api/registry/authz/allow",
+		strings.NewReader(`{"input":{"principal":{"kind":"token"},"token":"`+e.tr.token+`","resource":{"payload":{"owner":"bank"}}}}`))
+	must(t, err)
+	req.Header.Set("Authorization", "Bearer "+e.tr.token)
+	res, err := e.http["HTTP/2.0"].Do(req)
+	must(t, err)
+	var v struct {
+		ID     string `json:"decision_id"`
+		Result bool
+	}
+	must(t, json.Unmarshal(read(t, res).body, &v))
+	d := e.decision(t, 1, v.ID, "?explain=rules")
+	if x := d.Explanation; v.Result || d.Node != "n1" || d.EntryPoint != "api/registry/authz/allow" || !x.Same || len(x.Rules) != 2 || x.Rules[0].Outcome != "false" || x.Rules[0].Definitions[1].Failed == nil {
 		t.Errorf("%+v", d)
 	}
 }

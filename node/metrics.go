@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/git"
 )
 
@@ -76,6 +77,56 @@ func (m *metrics) gitSynced() func(git.Outcome) {
 	}
 }
 
+// engineWatched registers what is measured of compiling policies, and gives
+// what measures. The names with opa_ are those that operators of an OPA watch.
+func (m *metrics) engineWatched() func(took time.Duration, err error) {
+	seconds := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "muster_policy_compile_seconds", Help: "Time to compile a policy revision.",
+		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10},
+	})
+	last := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "opa_perf_timer_rego_query_compile_ns", Help: "Time that the last compilation of a policy took, in nanoseconds.",
+	})
+	failures := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "opa_policy_checkpoint_failure", Help: "Policies that did not compile on this node, pushed or active.",
+	})
+	m.reg.MustRegister(seconds, last, failures)
+	return func(took time.Duration, err error) {
+		seconds.Observe(took.Seconds())
+		last.Set(float64(took.Nanoseconds()))
+		if err != nil {
+			failures.Inc()
+		}
+	}
+}
+
+// revisions counts the policy revisions of the local state by their state.
+type revisions struct {
+	policies func() *policy.Table
+	desc     *prometheus.Desc
+}
+
+var revisionsDesc = prometheus.NewDesc("muster_policy_revisions", "Policy revisions in the local state, by their state.", []string{"state"}, nil)
+
+// Describe implements prometheus.Collector.
+func (r *revisions) Describe(to chan<- *prometheus.Desc) { to <- r.desc }
+
+// Collect implements prometheus.Collector.
+func (r *revisions) Collect(to chan<- prometheus.Metric) {
+	count := map[policy.State]int{policy.Staged: 0, policy.Shadow: 0, policy.Active: 0, policy.Retired: 0}
+	for after, more := uint64(0), true; more; {
+		var items []*policy.Revision
+		items, after = r.policies().List(after, 1000)
+		for _, rev := range items {
+			count[rev.State]++
+		}
+		more = after != 0
+	}
+	for state, n := range count {
+		to <- prometheus.MustNewConstMetric(r.desc, prometheus.GaugeValue, float64(n), string(state))
+	}
+}
+
 // watch registers the figures that are read when they are asked for.
 func (m *metrics) watch(n *Node) {
 	gauge := func(name, help string, read func() float64) {
@@ -100,6 +151,13 @@ func (m *metrics) watch(n *Node) {
 		}
 		return 0
 	})
+	counter := func(name, help string, read func() uint64) {
+		m.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(read()) }))
+	}
+	counter("muster_policy_cache_hits_total", "Decisions that were answered from memory.", func() uint64 { hits, _ := n.engine.Remembered(); return hits })
+	counter("muster_policy_cache_misses_total", "Decisions that could have been answered from memory and were not there.", func() uint64 { _, misses := n.engine.Remembered(); return misses })
+	gauge("muster_decision_log_store_bytes", "Size of the store of decisions on disk.", func() float64 { return float64(n.decisions.Bytes()) })
+	m.reg.MustRegister(&revisions{policies: func() *policy.Table { return n.machine.View().Policy }, desc: revisionsDesc})
 	m.reg.MustRegister(n.machine.Collectors()...)
 	m.reg.MustRegister(n.shadow.Collectors()...)
 }

@@ -98,7 +98,7 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 		return err
 	}
 	defer func() { err = errors.Join(err, n.machine.Close()) }()
-	engine.Logger = n.logger
+	engine.Logger, engine.Compiled = n.logger, n.metrics.engineWatched()
 	n.engine = rego.New(engine)
 	defer n.engine.Close()
 	if err := n.openDecisionLog(registry); err != nil {

@@ -11,6 +11,7 @@ type Question struct {
 	Entrypoint string // "a/b"; "" where the action selects it
 	Input      *Input // nil where Raw is given
 	Raw        []byte
+	Document   bool // the document at the entry point was asked for, not a verdict (OPA's data API)
 	Call       Call
 }
 

@@ -3,6 +3,7 @@ package opa
 import (
 	"bytes"
 	"encoding/json"
+	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -83,8 +84,8 @@ func (c *call) ask(id string, ask *rego.Ask) (*rego.Answer, error) {
 // tell hands the decision to whoever watches. A question that could not be
 // asked is none.
 func (c *call) tell(id string, active *policy.Revision, ask *rego.Ask, a *rego.Answer, err error, took time.Duration) {
-	d := &policy.Decision{ID: id, PolicyRevision: c.revision()}
-	q := &policy.Question{Entrypoint: ask.Path}
+	d := &policy.Decision{ID: id, PolicyRevision: c.revision(), Time: time.Now().Add(-took).UTC()}
+	q := &policy.Question{Entrypoint: ask.Path, Document: true, Call: c.asked()}
 	if ask.Main {
 		q.Entrypoint = "system/main"
 	}
@@ -103,7 +104,21 @@ func (c *call) tell(id string, active *policy.Revision, ask *rego.Ask, a *rego.A
 	default:
 		return
 	}
+	d.EntryPoint = q.Entrypoint
 	c.api.opt.Decided.Decided(active, q, d, took)
+}
+
+// asked is the call as the record of a decision names it.
+func (c *call) asked() policy.Call {
+	source, _, err := net.SplitHostPort(c.r.RemoteAddr)
+	if err != nil {
+		source = c.r.RemoteAddr
+	}
+	a := policy.Call{RequestID: c.r.Header.Get("X-Request-Id"), Trace: c.r.Header.Get("Traceparent"), Source: source, Revision: c.state.Revision}
+	if c.who != nil {
+		a.Principal = c.who.ID
+	}
+	return a
 }
 
 func because(a *rego.Answer) string {

@@ -24,6 +24,7 @@ type Record struct {
 	Engine         string         `json:"engine,omitempty"`
 	EntryPoint     string         `json:"entrypoint"`
 	Named          bool           `json:"named,omitzero"`       // the caller named the entry point
+	Document       bool           `json:"document,omitzero"`    // and asked for the document there, not for a verdict
 	Input          jsontext.Value `json:"input,omitzero"`       // nil: not kept
 	InputBytes     int            `json:"input_bytes,omitzero"` // of an input too large to be kept
 	Result         Result         `json:"result"`
@@ -77,10 +78,13 @@ func hexadecimal(s string, n int) bool {
 // Past gives what it takes to make the decision again; nil where its input was
 // not kept.
 func (r *Record) Past() *policy.Past {
-	if r.Input == nil {
+	p := &policy.Past{Input: r.Input, Time: r.Time, Chance: r.Chance, Document: r.Document}
+	switch {
+	case r.Input == nil && r.InputBytes > 0:
 		return nil
+	case r.Input == nil: // none was sent
+		p.Input = []byte("{}")
 	}
-	p := &policy.Past{Input: r.Input, Time: r.Time, Chance: r.Chance}
 	if r.Named {
 		p.EntryPoint = r.EntryPoint
 	}

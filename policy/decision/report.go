@@ -76,6 +76,9 @@ func Explained(r *Record, again *policy.Decision, told *policy.Explanation) *Exp
 	}
 	e := &Explanation{Replay: replay, Explanation: told}
 	was := r.Result
+	if r.Document { // its reasons only say which value it has
+		was.Reasons, replay.Reasons = nil, nil
+	}
 	e.Same = was.Allow == replay.Allow && was.Default == replay.Default && slices.Equal(was.Reasons, replay.Reasons) &&
 		bytes.Equal(was.Filtered, replay.Filtered) && bytes.Equal(was.Value, replay.Value)
 	// They are part of the report already, masked.

@@ -2,6 +2,7 @@ package rego
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -20,7 +21,8 @@ var keyPool = sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }
 // is part of the key, and it belongs to one compiled set, so another policy
 // never meets its answers.
 type cache struct {
-	verdicts *otter.Cache[question, *verdict]
+	hits, misses atomic.Uint64
+	verdicts     *otter.Cache[question, *verdict]
 }
 
 type question struct {
@@ -37,7 +39,13 @@ func newCache(ttl time.Duration, bytes uint64) *cache {
 }
 
 func (c *cache) get(e *entry, reads []byte) (*verdict, bool) {
-	return c.verdicts.GetIfPresent(question{e, string(reads)})
+	v, ok := c.verdicts.GetIfPresent(question{e, string(reads)})
+	if ok {
+		c.hits.Add(1)
+	} else {
+		c.misses.Add(1)
+	}
+	return v, ok
 }
 
 func (c *cache) put(e *entry, reads []byte, v *verdict) {

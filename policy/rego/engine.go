@@ -53,6 +53,10 @@ type Options struct {
 	// less leave service when a policy asks for more.
 	Without []string
 
+	// Compiled is told of every compilation: how long it took, and what was
+	// wrong; nil: nobody is.
+	Compiled func(took time.Duration, err error)
+
 	// Logger is told what must not be shown to callers; nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -81,6 +85,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if o.Compiled == nil {
+		o.Compiled = func(time.Duration, error) {}
 	}
 }
 
@@ -163,7 +170,9 @@ func (e *Engine) compiled(ctx context.Context, digest string, c *policy.Content)
 	wait, cancel := context.WithTimeout(ctx, e.options.CompileLimit)
 	defer cancel()
 	s, err := e.shelf.make(wait, digest, func() *set {
+		began := time.Now()
 		s := e.compile(c)
+		e.options.Compiled(time.Since(began), s.err)
 		if s.err == nil {
 			e.warm(s)
 		}
@@ -269,4 +278,13 @@ func unavailable(rev *policy.Revision, err error) string {
 		return fmt.Sprintf("policy revision %d does not compile on this node: %s", rev.Number, f.Detail)
 	}
 	return fmt.Sprintf("policy revision %d was not ready in time; try again", rev.Number)
+}
+
+// Remembered counts the decisions that were in the cache of decisions, and
+// those that could have been and were not.
+func (e *Engine) Remembered() (hits, misses uint64) {
+	if e.cache == nil {
+		return 0, 0
+	}
+	return e.cache.hits.Load(), e.cache.misses.Load()
 }

@@ -33,20 +33,21 @@ func (e *Engine) Explain(ctx context.Context, rev *policy.Revision, past *policy
 	if err != nil {
 		return nil, err
 	}
-	s, entry, err := e.pastEntry(ctx, rev, past)
+	s, err := e.soon(ctx, rev)
 	if err != nil {
 		return nil, err
 	}
-	out := &policy.Explanation{EntryPoint: entry.path, Rules: []policy.Rule{}}
-	if !entry.defined || entry.err != nil {
+	path, body, compiler := s.asked(past)
+	out := &policy.Explanation{EntryPoint: path, Rules: []policy.Rule{}}
+	if compiler == nil {
 		return out, nil
 	}
 	x := &explainer{
-		engine: e, set: s, entry: entry, now: past.Time, input: ast.NewTerm(document), chance: chance, hide: hide,
+		engine: e, set: s, path: path, body: body, compiler: compiler, now: past.Time, input: ast.NewTerm(document), chance: chance, hide: hide,
 		rules: map[*ast.Rule]*seen{}, queries: map[uint64]*seen{}, sources: rev.Modules,
 	}
 	limit := max(explainFactor*e.options.Limit, time.Second)
-	ended, err := e.superviseFor(ctx, s, entry.path, limit, func() any { return x.run(ctx, limit) })
+	ended, err := e.superviseFor(ctx, s, path, limit, func() any { return x.run(ctx, limit) })
 	if cause, _ := ended.(error); err == nil {
 		err = cause
 	}
@@ -56,6 +57,33 @@ func (e *Engine) Explain(ctx context.Context, rev *policy.Revision, past *policy
 	out.Rules = x.result
 	return out, nil
 }
+
+// asked gives the query that was asked in the past; no compiler where there is
+// none, since nothing is defined.
+func (s *set) asked(past *policy.Past) (path string, body ast.Body, compiler ast.QueryCompiler) {
+	if past.Document {
+		doc := s.main
+		if past.EntryPoint != mainPath {
+			doc = s.place(past.EntryPoint)
+		}
+		if doc == nil || doc.err != nil {
+			return past.EntryPoint, nil, nil
+		}
+		return past.EntryPoint, doc.query, doc.compiler
+	}
+	if path = past.EntryPoint; path == "" {
+		path = s.entryPoints.For(action(past.Input))
+	}
+	entry := s.entry(path)
+	if !entry.defined || entry.err != nil {
+		return path, nil, nil
+	}
+	return path, entry.query, entry.compiler
+}
+
+// mainPath is how the record of a decision names the revision's
+// data.system.main.
+const mainPath = "system/main"
 
 // seen is what a definition did.
 type seen struct {
@@ -69,14 +97,16 @@ type seen struct {
 // explainer is OPA's tracer of one evaluation. It keeps what became of each
 // definition, and no events.
 type explainer struct {
-	engine  *Engine
-	set     *set
-	entry   *entry
-	now     time.Time
-	input   *ast.Term
-	chance  ndb.NDBCache
-	hide    func(string) string
-	sources map[string]string
+	engine   *Engine
+	set      *set
+	path     string
+	body     ast.Body
+	compiler ast.QueryCompiler
+	now      time.Time
+	input    *ast.Term
+	chance   ndb.NDBCache
+	hide     func(string) string
+	sources  map[string]string
 
 	rules   map[*ast.Rule]*seen
 	queries map[uint64]*seen // by the query that evaluates the definition
@@ -122,13 +152,13 @@ func (x *explainer) TraceEvent(ev topdown.Event) {
 func (x *explainer) run(ctx context.Context, limit time.Duration) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			x.engine.options.Logger.Error("the policy engine panicked", "entry_point", x.entry.path, "panic", p)
+			x.engine.options.Logger.Error("the policy engine panicked", "entry_point", x.path, "panic", p)
 			err = fault.New(fault.NotReady, "the policy engine failed on this decision; the node's log says why")
 		}
 	}()
 	c := startClock(limit)
 	defer c.stop()
-	query := x.query(c, x.entry.compiler, x.entry.query).WithQueryTracer(x).WithIndexing(false).WithEarlyExit(false).WithBuiltinErrorList(&x.errs)
+	query := x.query(c, x.compiler, x.body).WithQueryTracer(x).WithIndexing(false).WithEarlyExit(false).WithBuiltinErrorList(&x.errs)
 	// An error ends the evaluation, as it did then: what was reached is told.
 	_ = query.Iter(ctx, func(topdown.QueryResult) error { return nil })
 	if !c.Cancelled() {
@@ -157,7 +187,7 @@ func (x *explainer) query(c *clock, compiler ast.QueryCompiler, body ast.Body) *
 // collect makes the list of all rules of the packages that were reached.
 func (x *explainer) collect(ctx context.Context, c *clock) {
 	x.placeErrors()
-	reached := map[string]bool{dotted(x.entry.path): true}
+	reached := map[string]bool{dotted(x.path): true}
 	for rule := range x.rules {
 		reached[packageName(rule)] = true
 	}
@@ -188,7 +218,7 @@ func (x *explainer) collect(ctx context.Context, c *clock) {
 		x.outcome(ctx, c, r, refs[key])
 		x.result = append(x.result, *r)
 	}
-	entry := dotted(x.entry.path)
+	entry := dotted(x.path)
 	rank := func(r policy.Rule) int {
 		if i := slices.Index(answers, r.Name); i >= 0 && r.Package == entry {
 			return i

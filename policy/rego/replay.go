@@ -22,6 +22,9 @@ func (e *Engine) Replay(ctx context.Context, rev *policy.Revision, past *policy.
 	if err != nil {
 		return d, err
 	}
+	if past.Document {
+		return e.documentAgain(ctx, d, rev, past)
+	}
 	s, entry, err := e.pastEntry(ctx, rev, past)
 	if err != nil {
 		d.Reasons, d.Missed, d.Unavailable = []string{unavailable(rev, err)}, true, true
@@ -42,6 +45,21 @@ func (e *Engine) Replay(ctx context.Context, rev *policy.Revision, past *policy.
 		v = missed("%s", fault.From(err).Detail)
 	}
 	v.(*verdict).fill(&d)
+	return d, nil
+}
+
+// documentAgain asks for a document again. It is as of now: what a document
+// says of the time or of chance is not on record.
+func (e *Engine) documentAgain(ctx context.Context, d policy.Decision, rev *policy.Revision, past *policy.Past) (policy.Decision, error) {
+	d.EntryPoint = past.EntryPoint
+	a, err := e.Document(ctx, rev, &Ask{Path: past.EntryPoint, Main: past.EntryPoint == mainPath, Body: past.Input, Envelope: Bare})
+	if err != nil {
+		d.Reasons, d.Missed = []string{err.Error()}, fault.Is(err, fault.NotReady) || fault.Is(err, fault.PolicyUnavailable)
+		return d, nil
+	}
+	if d.Allow, d.Result = a.Yes, a.Result; !a.Yes {
+		d.Reasons = []string{a.Name + " is not true"}
+	}
 	return d, nil
 }
 
