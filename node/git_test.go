@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
 	"os"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	gogit "github.com/go-git/go-git/v5"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
@@ -93,7 +95,7 @@ func (o *origin) commit(key *openpgp.Entity, module string) string {
 
 func newSigner(t *testing.T) (*openpgp.Entity, string) {
 	t.Helper()
-	e, err := openpgp.NewEntity("Ann", "", "ann@example.org", nil)
+	e, err := openpgp.NewEntity("Ann", "", "ann@example.org", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})
 	must(t, err)
 	var public bytes.Buffer
 	w, err := armor.Encode(&public, openpgp.PublicKeyType, nil)
@@ -167,6 +169,19 @@ func TestPoliciesFromGit(t *testing.T) {
 		e.active(t, i, second)
 	}
 
+	until(t, "the pulls are counted", func() error {
+		figures, err := metricsOf(tr, leader)
+		if err != nil {
+			return err
+		}
+		for _, want := range []string{`muster_git_syncs_total{outcome="accepted"} 2`, `muster_git_syncs_total{outcome="bad_signature"}`, "muster_git_last_success_timestamp_seconds 1"} {
+			if !strings.Contains(figures, want) {
+				return fmt.Errorf("%s is not among the metrics", want)
+			}
+		}
+		return nil
+	})
+
 	// The next leader goes on from there: it stages nothing twice.
 	tr.stop(leader)
 	third := o.commit(signer, allowing(3))
@@ -223,4 +238,21 @@ func (e *edge) hook(t *testing.T, node int, secret string) *answer {
 	sum.Write([]byte(body))
 	return e.send(t, node, "HTTP/1.1", call{method: "POST", path: "/v1/policy/sync", body: strings.NewReader(body),
 		header: []string{"X-Hub-Signature-256", "sha256=" + hex.EncodeToString(sum.Sum(nil)), "Authorization", ""}})
+}
+
+// metricsOf reads the metrics of a node.
+func metricsOf(tr *trial, node int) (string, error) {
+	cfg, err := os.ReadFile(tr.nodes[node].config)
+	if err != nil {
+		return "", err
+	}
+	_, rest, _ := strings.Cut(string(cfg), `metrics: "`)
+	address, _, _ := strings.Cut(rest, `"`)
+	res, err := http.Get("http://" + address + "/metrics")
+	if err != nil {
+		return "", err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	return string(b), err
 }

@@ -90,10 +90,10 @@ func (c *commit) header(line string) error {
 	if name != "tree" && name != "parent" {
 		return nil
 	}
-	if !plumbing.IsHash(value) {
+	id := plumbing.NewHash(value)
+	if id.String() != value {
 		return fmt.Errorf("the commit is damaged: its %s is no object id", name)
 	}
-	id := plumbing.NewHash(value)
 	if name == "parent" {
 		c.parents = append(c.parents, id)
 		return nil

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -282,6 +284,11 @@ func (p *pull) content(c *commit, h *history) (*policy.Content, error) {
 	list, err := files(h.objects, c.tree, p.cfg.Path, p.cfg.MaxSize)
 	if err != nil {
 		return nil, err
+	}
+	// A folder that was emptied, or a wrong one, must not become a policy that
+	// decides nothing.
+	if !slices.ContainsFunc(list, func(f file) bool { return strings.HasSuffix(f.name, ".rego") }) {
+		return nil, errors.New("there is no module, a file whose name ends in .rego, in the folder")
 	}
 	bundle, err := pack(list)
 	if err != nil {

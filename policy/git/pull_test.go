@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
@@ -315,7 +316,7 @@ func a(t *testing.T) *policy.Content {
 }
 
 func TestAHugeRepository(t *testing.T) {
-	noise := make([]byte, 1<<20)
+	noise := make([]byte, 256<<10)
 	if _, err := rand.Read(noise); err != nil {
 		t.Fatal(err)
 	}
@@ -324,10 +325,10 @@ func TestAHugeRepository(t *testing.T) {
 		change func(*Config)
 		says   string
 	}{
-		"as sent":     {map[string]string{"a.rego": good, "noise.bin": string(noise)}, func(c *Config) { c.MaxSize = 256 << 10 }, "more than"},
-		"unpacked":    {map[string]string{"a.rego": good, "zeros.bin": strings.Repeat("0", 8<<20)}, func(c *Config) { c.MaxSize = 1 << 20 }, "unpacks to"},
-		"together":    {many(40, strings.Repeat("0", 200<<10)), func(c *Config) { c.MaxSize = 1 << 20 }, "unpacks to more than"},
-		"many things": {many(200, "x"), func(c *Config) { c.MaxObjects = 50 }, "objects"},
+		"as sent":     {map[string]string{"a.rego": good, "noise.bin": string(noise)}, func(c *Config) { c.MaxSize = 64 << 10 }, "more than"},
+		"unpacked":    {map[string]string{"a.rego": good, "zeros.bin": strings.Repeat("0", 1<<20)}, func(c *Config) { c.MaxSize = 128 << 10 }, "unpacks to"},
+		"together":    {many(40, strings.Repeat("0", 20<<10)), func(c *Config) { c.MaxSize = 128 << 10 }, "unpacks to more than"},
+		"many things": {many(40, "x"), func(c *Config) { c.MaxObjects = 20 }, "objects"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t, c.change)
@@ -396,6 +397,9 @@ func TestBadServers(t *testing.T) {
 			}
 		case strings.HasPrefix(r.URL.Path, "/redirects"):
 			http.Redirect(w, r, "https://127.0.0.1:1/"+r.URL.RawQuery, http.StatusFound)
+		case strings.HasPrefix(r.URL.Path, "/talks"):
+			w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
+			fmt.Fprint(w, "001e# service=git-upload-pack\n0000", "0017ERR \x1b[31m\xff gone\r\n")
 		case strings.HasPrefix(r.URL.Path, "/floods"):
 			w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
 			line := "003f" + strings.Repeat("a", 40) + " refs/heads/branch-0000\n"
@@ -412,7 +416,7 @@ func TestBadServers(t *testing.T) {
 	t.Cleanup(server.Close)
 	t.Cleanup(func() { close(hold) })
 	base := newScene(t, nil)
-	for path, says := range map[string]string{"/hangs": "deadline", "/redirects": "redirect", "/floods": "", "/closed": "authentication"} {
+	for path, says := range map[string]string{"/hangs": "deadline", "/redirects": "redirect", "/floods": "", "/talks": "", "/closed": "authentication"} {
 		cfg := base.cfg
 		cfg.URL, cfg.MaxSize, cfg.Timeout = server.URL+path, 1<<20, 30*time.Second
 		if path == "/hangs" {
@@ -425,7 +429,7 @@ func TestBadServers(t *testing.T) {
 		}
 		status, o := s.Pull(t.Context(), false)
 		last := status.History[len(status.History)-1]
-		if o != FetchFailed || !strings.Contains(last.Message, says) {
+		if o != FetchFailed || !strings.Contains(last.Message, says) || strings.ContainsAny(last.Message, "\x1b\r\n") || !utf8.ValidString(last.Message) {
 			t.Errorf("%s: %s %+v", path, o, last)
 		}
 	}

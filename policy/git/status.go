@@ -3,6 +3,8 @@ package git
 import (
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 
@@ -90,7 +92,15 @@ func (s *Status) add(e Event) {
 	}
 }
 
+// clip makes a message one that may be kept and shown: a Git server can put
+// into it what it likes.
 func clip(message string) string {
+	message = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == utf8.RuneError {
+			return ' '
+		}
+		return r
+	}, strings.TrimSpace(message))
 	if len(message) > maxMessage {
 		return strings.ToValidUTF8(message[:maxMessage], "") + "…"
 	}

@@ -33,7 +33,7 @@ type compiled struct {
 }
 
 // errSteps ends a check from within.
-var errSteps = fmt.Errorf("a check of this record takes more than %d steps; make the schema simpler or the record smaller", MaxSteps)
+var errSteps = errors.New("a check of this record takes too many steps; make the schema simpler or the record smaller")
 
 func (c *compiled) spend(n int) {
 	if c.steps -= n; c.steps < 0 {
@@ -283,7 +283,7 @@ func below(s *jsonschema.Schema) (here, parts, named []*jsonschema.Schema) {
 }
 
 // check gives the mistakes of a record, or why they cannot be told.
-func (c *compiled) check(r Record) (fields []fault.Field, err error) {
+func (c *compiled) check(r Record, steps int) (fields []fault.Field, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			if v != any(errSteps) {
@@ -292,7 +292,7 @@ func (c *compiled) check(r Record) (fields []fault.Field, err error) {
 			fields, err = nil, fmt.Errorf("%v", v)
 		}
 	}()
-	c.steps = MaxSteps
+	c.steps = steps
 	metadata := r.Metadata
 	if metadata == nil {
 		metadata = []byte("{}")

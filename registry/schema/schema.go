@@ -9,6 +9,7 @@
 package schema
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -135,6 +136,8 @@ type Record struct {
 // Cache keeps compiled schemas. The zero value is ready for use; it is safe
 // for concurrent use.
 type Cache struct {
+	limit int // of the steps of a check; 0: MaxSteps
+
 	mu   sync.Mutex // guards kept
 	kept map[string]*shelf
 }
@@ -168,7 +171,7 @@ func (c *Cache) Check(r Registered, rec Record) error {
 			return fault.Wrap(fault.Internal, err, "the stored schema for %s in %s cannot be used; register it again", r.Kind, r.Namespace)
 		}
 	}
-	fields, err := s.check(rec)
+	fields, err := s.check(rec, cmp.Or(c.limit, MaxSteps))
 	select {
 	case h.idle <- s:
 	default:

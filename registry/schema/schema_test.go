@@ -170,7 +170,10 @@ func TestEvilSchemasEnd(t *testing.T) {
 		"a slow expression":    {`{"items":{"properties":{},"patternProperties":{"(a?){60}a{60}":true}}}`, `[{"` + strings.Repeat("a", 900_000) + `":1}]`},
 		"contains in contains": {`{"allOf":[` + strings.TrimSuffix(strings.Repeat(`{"contains":{"required":["b"]}},`, 400), ",") + `]}`, list},
 	} {
-		var cache Cache
+		cache := Cache{limit: 20_000}
+		if name == "doubling under not" { // the slowest of all, with all of its steps
+			cache.limit = 0
+		}
 		s := registered(t, "version", `{"payload":`+c.schema+`}`)
 		err := cache.Check(s, Record{Payload: []byte(c.payload)})
 		if !fault.Is(err, fault.InvalidField) || !strings.Contains(err.Error(), "steps") {
