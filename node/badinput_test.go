@@ -37,6 +37,7 @@ func TestBadInput(t *testing.T) {
 	t.Run("rows 2 to 6, bodies", e.bodies)
 	t.Run("row 6, names in paths", e.names)
 	t.Run("row 7, paths", e.paths)
+	t.Run("rows 9, 26 and 27, definitions", e.definitions)
 	t.Run("row 10, gzip", e.gzip)
 	t.Run("row 21, compare and set", e.oldRevision)
 	t.Run("row 22, the far future", e.farFuture)
