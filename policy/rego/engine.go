@@ -102,6 +102,7 @@ type Engine struct {
 	slots   chan struct{} // one for each evaluation that runs and is not given up
 	jobs    chan *job     // to workers that have nothing to do
 	done    chan struct{}
+	latest  atomic.Pointer[set] // the one compiled last
 	told    atomic.Pointer[telling]
 }
 
@@ -174,6 +175,7 @@ func (e *Engine) compiled(ctx context.Context, digest string, c *policy.Content)
 		s := e.compile(c)
 		e.options.Compiled(time.Since(began), s.err)
 		if s.err == nil {
+			e.latest.Store(s)
 			e.warm(s)
 		}
 		if s.stuck.Load() > 0 {

@@ -19,11 +19,20 @@ const maxPlaces = 50
 
 // parse reads all modules and sets tests apart. The error is invalid_policy.
 func parse(sources map[string]string, caps *ast.Capabilities) (modules, tests map[string]*ast.Module, err error) {
+	return parseAgain(nil, sources, caps)
+}
+
+// parseAgain is parse, with the modules of an earlier set where their sources
+// are the same.
+func parseAgain(base *set, sources map[string]string, caps *ast.Capabilities) (modules, tests map[string]*ast.Module, err error) {
 	modules, tests = map[string]*ast.Module{}, map[string]*ast.Module{}
 	var places []policy.Finding
 	var all ast.Errors
 	for _, file := range slices.Sorted(maps.Keys(sources)) {
-		module, errs := parseModule(file, sources[file], caps)
+		module, errs := base.parsed(file, sources[file])
+		if module == nil {
+			module, errs = parseModule(file, sources[file], caps)
+		}
 		switch {
 		case len(errs) > 0:
 			all = append(all, errs...)
@@ -39,6 +48,17 @@ func parse(sources map[string]string, caps *ast.Capabilities) (modules, tests ma
 		return nil, nil, refused(places, all)
 	}
 	return modules, tests, nil
+}
+
+// parsed gives a module of the set that has that source; nil: there is none.
+func (s *set) parsed(file, source string) (*ast.Module, ast.Errors) {
+	if s == nil || s.sources[file] != source {
+		return nil, nil
+	}
+	if m := s.modules[file]; m != nil {
+		return m, nil
+	}
+	return s.tests[file], nil
 }
 
 // parseModule reads a module as Rego v1 or, where only that succeeds, as v0.

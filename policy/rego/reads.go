@@ -53,7 +53,7 @@ func (s *set) readsOf(refs ...ast.Ref) reads {
 			return
 		}
 		seen[rule] = true
-		s.visit(rule, &r)
+		r.merge(s.looks(rule))
 		for next := range s.compiler.Graph.Dependencies(rule) {
 			follow(next)
 		}
@@ -64,6 +64,47 @@ func (s *set) readsOf(refs ...ast.Ref) reads {
 		}
 	}
 	return r
+}
+
+// looks is what one rule looks at itself. An earlier set may know.
+func (s *set) looks(x util.T) *reads {
+	rule, ok := x.(*ast.Rule)
+	if ok && s.seen[rule] != nil {
+		return s.seen[rule]
+	}
+	var r *reads
+	if ok && s.base != nil {
+		r = s.base.seen[rule]
+	}
+	if r == nil {
+		r = &reads{}
+		s.visit(x, r)
+	}
+	if ok && !s.made { // later ones would race with those who use them
+		if s.seen == nil {
+			s.seen = map[*ast.Rule]*reads{}
+		}
+		s.seen[rule] = r
+	}
+	return r
+}
+
+func (r *reads) merge(o *reads) {
+	r.impure = r.impure || o.impure
+	r.input.merge(&o.input)
+}
+
+func (p *paths) merge(o *paths) {
+	p.all = p.all || o.all
+	for name, below := range o.next {
+		if p.next == nil {
+			p.next = map[string]*paths{}
+		}
+		if p.next[name] == nil {
+			p.next[name] = &paths{}
+		}
+		p.next[name].merge(below)
+	}
 }
 
 // visit collects what one rule, with its else branches, reads itself.

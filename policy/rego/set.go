@@ -3,6 +3,7 @@ package rego
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -31,6 +32,12 @@ type set struct {
 	compiler    *ast.Compiler
 	modules     map[string]*ast.Module // as parsed, tests left out
 	tests       map[string]*ast.Module
+	sources     map[string]string    // of modules and tests
+	data        []byte               // JSON
+	base        *set                 // whose work is used, while this one is made
+	seen        map[*ast.Rule]*reads // what each rule looks at itself
+	made        bool                 // all of it but what is named later
+	linked      bool                 // made out of an earlier one
 	store       storage.Store
 	txn         storage.Transaction // one for ever: nothing is ever written
 	used        atomic.Uint64       // see shelf
@@ -57,7 +64,10 @@ func (e *Engine) compile(c *policy.Content) (s *set) {
 		}
 	}()
 	s = &set{catalog: e.catalog, entryPoints: c.EntryPoints, named: map[string]*entry{}, ready: map[string]*entry{}, places: map[string]*place{}}
-	if err := s.build(c); err != nil {
+	base := e.latest.Load()
+	s.base = base
+	defer func() { s.base, s.made = nil, true }()
+	if err := s.build(c, base); err != nil {
 		return &set{err: err, modules: s.modules}
 	}
 	s.main = s.newPlace(DataRef("system/main"))
@@ -71,9 +81,9 @@ func (e *Engine) compile(c *policy.Content) (s *set) {
 	return s
 }
 
-func (s *set) build(c *policy.Content) error {
+func (s *set) build(c *policy.Content, base *set) error {
 	var err error
-	if s.modules, s.tests, err = parse(c.Modules, s.catalog.capabilities); err != nil {
+	if s.modules, s.tests, err = parseAgain(base, c.Modules, s.catalog.capabilities); err != nil {
 		return err
 	}
 	data := ast.NewObject()
@@ -88,6 +98,10 @@ func (s *set) build(c *policy.Content) error {
 	s.store = inmem.NewFromASTObject(data)
 	if s.txn, err = s.store.NewTransaction(context.Background()); err != nil {
 		return fault.Wrap(fault.Internal, err, "the policy's data cannot be opened")
+	}
+	s.sources, s.data = maps.Clone(c.Modules), c.Data
+	if s.linked = s.link(base, c); s.linked {
+		return nil
 	}
 	s.compiler = s.newCompiler()
 	if s.compiler.Compile(s.modules); s.compiler.Failed() {
