@@ -158,7 +158,8 @@ func (a *activations) persist(ask func(*Node) *Answer, nodes []*Node) *Answer {
 			return nil
 		}
 		err := fmt.Errorf("%s: %s %.300s", n.ID, answer, answer.Body)
-		if answer.Status != 0 && answer.Status < 500 {
+		// 409: a node that was cut off or killed a moment ago counts as alive.
+		if answer.Status != 0 && answer.Status < 500 && answer.Status != http.StatusConflict {
 			return hopeless{err}
 		}
 		return err

@@ -66,6 +66,8 @@ type Node struct {
 	signatures *sign.Verifier
 	ruled      chan struct{} // settings may have changed, for a node that insists on one
 
+	everywhere time.Duration // see variant
+
 	policies chan *fsm.View // the newest view whose policies may need compiling
 	draining atomic.Bool
 	diverged *divergence
@@ -75,11 +77,17 @@ type Node struct {
 // lets callers finish, and stops. The error says why the node could not start
 // or had to stop.
 func Run(ctx context.Context, cfg *Config, version string, logger *slog.Logger) error {
-	return run(ctx, cfg, version, logger, rego.Options{Limit: cfg.Limits.Evaluation, ValidSchema: definition.Valid, MinCoverage: cfg.Policy.MinCoverage})
+	return run(ctx, cfg, version, logger, variant{everywhere: everywhere})
 }
 
-func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, engine rego.Options) (err error) {
-	n := &Node{cfg: cfg, version: version, logger: logger.With("node", cfg.NodeID), policies: make(chan *fsm.View, 1), ruled: make(chan struct{}, 1)}
+// variant is what tests make different on one node.
+type variant struct {
+	without    []string      // built-ins that its engine lacks
+	everywhere time.Duration // how long it waits for others around a change of the policies
+}
+
+func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, v variant) (err error) {
+	n := &Node{everywhere: v.everywhere, cfg: cfg, version: version, logger: logger.With("node", cfg.NodeID), policies: make(chan *fsm.View, 1), ruled: make(chan struct{}, 1)}
 	certs, err := loadCertificates(cfg.TLS)
 	if err != nil {
 		return err
@@ -98,8 +106,10 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 		return err
 	}
 	defer func() { err = errors.Join(err, n.machine.Close()) }()
-	engine.Logger, engine.Compiled = n.logger, n.metrics.engineWatched()
-	n.engine = rego.New(engine)
+	n.engine = rego.New(rego.Options{
+		Limit: cfg.Limits.Evaluation, ValidSchema: definition.Valid, MinCoverage: cfg.Policy.MinCoverage, Without: v.without,
+		Logger: n.logger, Compiled: n.metrics.engineWatched(),
+	})
 	defer n.engine.Close()
 	if err := n.openDecisionLog(registry); err != nil {
 		return err

@@ -32,8 +32,9 @@ type trial struct {
 
 type running struct {
 	id, config, control, policy string
-	metrics                     string
-	without                     []string // built-ins that its engine lacks
+	metrics, peer               string
+	without                     []string      // built-ins that its engine lacks
+	patience                    time.Duration // with other nodes around a change of the policies; 0: as always
 	stop                        context.CancelFunc
 	done                        chan error
 }
@@ -73,7 +74,7 @@ gossip_key_file: gossip.key
 operator_token_file: operator.token
 `, id, n, strings.Join(join, ", "), ports[5*i], ports[5*i+1], ports[5*i+2], ports[5*i+3], ports[5*i+4])
 		must(t, os.WriteFile(tr.file(id+".yaml"), []byte(config), 0o600))
-		tr.nodes = append(tr.nodes, &running{id: id, config: tr.file(id + ".yaml"), control: "https://" + ports[5*i], metrics: "http://" + ports[5*i+1], policy: "https://" + ports[5*i+4]})
+		tr.nodes = append(tr.nodes, &running{id: id, config: tr.file(id + ".yaml"), control: "https://" + ports[5*i], metrics: "http://" + ports[5*i+1], peer: ports[5*i+2], policy: "https://" + ports[5*i+4]})
 	}
 	t.Cleanup(func() {
 		for i := range tr.nodes {
@@ -129,7 +130,7 @@ func (tr *trial) start(i int) {
 	cfg.Stdout, cfg.Stderr = logs, logs
 	go func() {
 		defer logs.Close()
-		n.done <- node.RunWithout(ctx, cfg, "test", slog.New(slog.NewTextHandler(logs, nil)), n.without)
+		n.done <- node.RunWithout(ctx, cfg, "test", slog.New(slog.NewTextHandler(logs, nil)), n.without, n.patience)
 	}()
 }
 

@@ -123,9 +123,9 @@ func (b backend) change(ctx context.Context, in *command.Intent, c *command.Comm
 	if err != nil {
 		return nil, err
 	}
-	if late := b.everyNode(ctx, methodReached, receipt.Revision, everywhere); len(late) > 0 {
+	if late := b.everyNode(ctx, methodReached, receipt.Revision, b.everywhere); len(late) > 0 {
 		return nil, fault.Lost(fault.NotReady, late[0].err, "the change was made, at revision %d, and node %s, which is alive, has not said within %v that it has it: until it does, it may answer by what was before",
-			receipt.Revision, late[0].node, everywhere)
+			receipt.Revision, late[0].node, b.everywhere)
 	}
 	return decodeRevision(receipt)
 }
@@ -199,7 +199,7 @@ func (b backend) alive(id string) bool {
 // prepare has all nodes compile the revision. What does not compile on one of
 // them is refused; strict refuses as well where a living voter gives no answer.
 func (b backend) prepare(ctx context.Context, number uint64, strict bool) error {
-	wait := everywhere
+	wait := b.everywhere
 	if !strict {
 		wait = oneTry
 	}
@@ -217,10 +217,10 @@ func (b backend) prepare(ctx context.Context, number uint64, strict bool) error 
 	if !strict || len(undone) == 0 {
 		return nil
 	}
-	f := fault.Wrap(fault.NotReady, undone[0].err, "node %s is alive and has not said within %v that it has compiled policy revision %d, so nothing was changed; try again, or stop that node",
+	// A conflict, and not a time-out: callers try those again by themselves, and
+	// each time would wait as long.
+	return fault.Wrap(fault.Conflict, undone[0].err, "node %s is alive and has not said within %v that it has compiled policy revision %d, so nothing was changed; look at that node, stop it, or try again",
 		undone[0].node, wait, number)
-	f.RetryAfter = time.Second
-	return f
 }
 
 // servePrepared compiles a policy revision off to the side and answers when it

@@ -74,7 +74,7 @@ func (b backend) Restore(ctx context.Context, in *command.Intent, r io.Reader, d
 		return nil, err
 	}
 	report.Revision = receipt.Revision
-	_ = b.everyNode(ctx, methodReached, receipt.Revision, everywhere)
+	_ = b.everyNode(ctx, methodReached, receipt.Revision, b.everywhere)
 	return report, nil
 }
 
