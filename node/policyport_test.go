@@ -157,6 +157,26 @@ func (p *port) everywhere(t *testing.T) {
 			t.Errorf("node %d: %s", k+1, a.body)
 		}
 	}
+	refused := p.ask(1, "POST", "/v1/data/gate/allow", `{"input":{"who":"eve","token":"secret"}}`, "X-Request-Id", "r-1").want(t, 200, "")
+	until(t, "the decision is kept", func() error {
+		r, err := http.NewRequestWithContext(t.Context(), "GET", p.nodes[1].control+"/v1/decisions/"+refused.Decision, nil)
+		must(t, err)
+		r.Header.Set("Authorization", "Bearer "+p.token)
+		res, err := p.client.Do(r)
+		must(t, err)
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		must(t, err)
+		for _, part := range []string{`"gate/allow"`, `"r-1"`, `"eve"`, `data.gate.allow is not true`} {
+			if !bytes.Contains(b, []byte(part)) {
+				return fmt.Errorf("%d: no %s in %s", res.StatusCode, part, b)
+			}
+		}
+		if bytes.Contains(b, []byte("secret")) {
+			return fmt.Errorf("it shows the token: %s", b)
+		}
+		return nil
+	})
 	if a := p.ask(1, "PUT", "/v1/data/members", `["ann"]`).want(t, 204, ""); a.header.Get("Muster-Policy-Revision") != p.ask(0, "GET", "/v1/data", "").header.Get("Muster-Policy-Revision") {
 		t.Error("the same again made a revision")
 	}

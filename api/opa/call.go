@@ -174,16 +174,20 @@ func (c *call) path() string {
 	return path
 }
 
+// source is the caller's address.
+func (c *call) source() string {
+	if host, _, err := net.SplitHostPort(c.r.RemoteAddr); err == nil {
+		return host
+	}
+	return c.r.RemoteAddr
+}
+
 // intent is the call as the leader gets to see it, without a command. It holds
 // only if that policy revision is the active one; 0: if none is.
 func (c *call) intent(active uint64) *command.Intent {
 	headers := make([]string, 0, 2*len(c.r.Header))
 	for name, values := range c.r.Header {
 		headers = append(headers, name, strings.Join(values, ", "))
-	}
-	source := c.r.RemoteAddr
-	if host, _, err := net.SplitHostPort(source); err == nil {
-		source = host
 	}
 	scheme := "http"
 	if c.r.TLS != nil {
@@ -200,7 +204,7 @@ func (c *call) intent(active uint64) *command.Intent {
 		Principal: &command.Principal{Id: c.who.ID, Kind: c.who.Kind, Roles: c.who.Roles, Namespaces: c.who.Namespaces, Claims: claims},
 		Request: &command.Request{
 			Method: c.r.Method, Path: target.RequestURI(), Host: c.r.Host, Scheme: scheme,
-			Headers: headers, SourceAddress: source, Token: token,
+			Headers: headers, SourceAddress: c.source(), Token: token,
 		},
 		Match: active, HasMatch: true,
 	}

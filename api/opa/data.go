@@ -3,9 +3,9 @@ package opa
 import (
 	"bytes"
 	"encoding/json"
-	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -76,28 +76,39 @@ func (c *call) ask(id string, ask *rego.Ask) (*rego.Answer, error) {
 	began := time.Now()
 	a, err := c.api.engine.Document(c.r.Context(), active, ask)
 	if c.api.opt.Decided != nil {
-		c.tell(id, active, ask, a, err, time.Since(began))
+		c.tell(id, active, ask, a, err, began)
 	}
 	return a, err
 }
 
 // tell hands the decision to whoever watches. A question that could not be
 // asked is none.
-func (c *call) tell(id string, active *policy.Revision, ask *rego.Ask, a *rego.Answer, err error, took time.Duration) {
-	d := &policy.Decision{ID: id, PolicyRevision: c.revision(), Time: time.Now().Add(-took).UTC()}
-	q := &policy.Question{Entrypoint: ask.Path, Document: true, Call: c.asked()}
+func (c *call) tell(id string, active *policy.Revision, ask *rego.Ask, a *rego.Answer, err error, began time.Time) {
+	took := time.Since(began)
+	d := &policy.Decision{ID: id, PolicyRevision: c.revision(), Time: began.UTC()}
+	q := &policy.Question{Entrypoint: strings.Trim(ask.Path, "/"), Document: true, Call: policy.Call{
+		RequestID: requestID(c.r.Header.Get("X-Request-Id")), Trace: c.r.Header.Get("Traceparent"), Source: c.source(), Principal: c.who.ID,
+		Revision: c.state.Revision,
+	}}
 	if ask.Main {
 		q.Entrypoint = "system/main"
 	}
+	d.EntryPoint = q.Entrypoint
 	switch {
 	case err == nil:
 		d.Allow, d.Result, q.Raw = a.Yes, a.Result, a.Input
+		if d.Chance = a.Chance; d.Chance != nil {
+			d.Time = a.Time
+		}
 		if !a.Yes {
-			d.Reasons = []string{a.Name + because(a)}
+			d.Reasons, d.Cause = []string{a.Name + because(a)}, policy.NotAllowed
 		}
 	case topdown.IsError(err):
 		_, q.Raw, _ = ask.Envelope.Open(ask.Body)
 		d.Reasons, d.Missed = []string{err.Error()}, topdown.IsCancel(err)
+		if !d.Missed {
+			d.Cause = policy.Failed
+		}
 	case fault.Is(err, fault.NotReady), fault.Is(err, fault.PolicyUnavailable):
 		_, q.Raw, _ = ask.Envelope.Open(ask.Body)
 		d.Reasons, d.Missed = []string{fault.From(err).Detail}, true
@@ -108,17 +119,15 @@ func (c *call) tell(id string, active *policy.Revision, ask *rego.Ask, a *rego.A
 	c.api.opt.Decided.Decided(active, q, d, took)
 }
 
-// asked is the call as the record of a decision names it.
-func (c *call) asked() policy.Call {
-	source, _, err := net.SplitHostPort(c.r.RemoteAddr)
-	if err != nil {
-		source = c.r.RemoteAddr
+// requestID takes over what a caller names its request, where that is harmless
+// in a log.
+func requestID(given string) string {
+	for i := range len(given) {
+		if b := given[i]; i == 128 || b <= ' ' || b > '~' || b == '"' || b == '\\' {
+			return ""
+		}
 	}
-	a := policy.Call{RequestID: c.r.Header.Get("X-Request-Id"), Trace: c.r.Header.Get("Traceparent"), Source: source, Revision: c.state.Revision}
-	if c.who != nil {
-		a.Principal = c.who.ID
-	}
-	return a
+	return given
 }
 
 func because(a *rego.Answer) string {
@@ -159,7 +168,7 @@ func (c *call) lookedAt(p *params, ask *rego.Ask) error {
 		a.Yes = string(a.Result) != "false"
 	}
 	if c.api.opt.Decided != nil {
-		c.tell(id, active, ask, a, err, time.Since(began))
+		c.tell(id, active, ask, a, err, began)
 	}
 	if err != nil {
 		return failed("", err)

@@ -12,6 +12,7 @@ import (
 	"github.com/maypok86/otter/v2"
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
+	ndb "github.com/open-policy-agent/opa/v1/topdown/builtins"
 
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
@@ -19,11 +20,13 @@ import (
 
 // Answer is what asking for a document came to. It is shared: read-only.
 type Answer struct {
-	Result []byte // JSON; nil: undefined
-	Input  []byte // the part of the body that is the input; nil: there was none
-	Yes    bool   // true, an object whose allow is true, or any other document; not where undefined
-	Ruled  bool   // there are rules for the document
-	Name   string // the reference, as data.a.b
+	Result []byte        // JSON; nil: undefined
+	Input  []byte        // the part of the body that is the input; nil: there was none
+	Yes    bool          // true, an object whose allow is true, or any other document; not where undefined
+	Ruled  bool          // there are rules for the document
+	Name   string        // the reference, as data.a.b
+	Time   time.Time     // as the policy saw it; when it was asked first, if the answer was remembered
+	Chance policy.Chance // what may differ next time; nil: nothing
 }
 
 // place is a document below data that is asked for as OPA's data API does it.
@@ -133,6 +136,7 @@ func (e *Engine) fetch(ctx context.Context, s *set, doc *place, input ast.Value,
 	defer e.recovered(&result)
 	c := startClock(e.options.Limit)
 	defer c.stop()
+	now := time.Now()
 	query := topdown.NewQuery(doc.query).
 		WithQueryCompiler(doc.compiler).
 		WithCompiler(s.compiler).
@@ -144,7 +148,11 @@ func (e *Engine) fetch(ctx context.Context, s *set, doc *place, input ast.Value,
 		WithStrictBuiltinErrors(strict).
 		WithStackTraces(true).
 		WithCancel(c).
-		WithTime(time.Now())
+		WithTime(now)
+	chance := ndb.NDBCache{}
+	if !doc.pure {
+		query.WithNDBuiltinCache(chance)
+	}
 	if input != nil {
 		query = query.WithInput(ast.NewTerm(input))
 	}
@@ -156,7 +164,10 @@ func (e *Engine) fetch(ctx context.Context, s *set, doc *place, input ast.Value,
 	if err != nil || c.Cancelled() {
 		return e.evaluationError(c, err)
 	}
-	a := &Answer{}
+	a := &Answer{Time: now}
+	if len(chance) > 0 {
+		a.Chance = chance
+	}
 	if found == nil {
 		return a
 	}
