@@ -29,6 +29,7 @@ import (
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/lease"
 	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/policy/breakglass"
 	"github.com/muster-registry/muster/policy/decision"
 	"github.com/muster-registry/muster/policy/git"
 	"github.com/muster-registry/muster/policy/rego"
@@ -54,9 +55,12 @@ type Node struct {
 	shadow  *shadow.Shadow
 	decider policy.Decider // the engine, and those who watch it: all decisions are made through it
 	gate    *admit.Gate
-	leases  *lease.Keeper
-	beats   *lease.Batch
-	metrics *metrics
+
+	override *breakglass.Override // lifts refusals; stands between the engine and those who watch
+	openings *breakglass.Keeper
+	leases   *lease.Keeper
+	beats    *lease.Batch
+	metrics  *metrics
 
 	git       *git.Source // nil: none is configured
 	log       *decision.Log
@@ -159,10 +163,12 @@ func (n *Node) clusterConfig(certs *certificates, reg prometheus.Registerer) clu
 
 // wire connects the rooms; nothing runs yet.
 func (n *Node) wire(rules *library.Library) {
+	n.openBreakGlass()
 	n.shadow = shadow.New(shadow.Options{Engine: n.engine, Mask: n.masked, Logger: n.logger})
-	n.decider = decision.Observed(n.engine, n.shadow, n.log)
+	n.decider = decision.Observed(n.override.Decider(n.engine), n.shadow, n.log)
 	n.gate = admit.New(n.admission, log{n}, n.decider, n.engine, again)
 	n.wireKeys()
+	n.wireBreakGlass()
 	n.gate.Setting(setting.Schema, admit.Schemas())
 	n.gate.Definitions(rules)
 	n.leases = lease.New(log{n}, n.logger)
@@ -195,6 +201,9 @@ func (n *Node) applied(v *fsm.View, ev fsm.Events) {
 		}
 		n.leases.Changed(keys, v.Registry)
 	}
+	if len(ev.Settings) > 0 || ev.Replaced {
+		n.openings.Changed()
+	}
 	if ev.Policies {
 		n.shadow.Follow(v.Policy)
 		select {
@@ -208,6 +217,7 @@ func (n *Node) applied(v *fsm.View, ev fsm.Events) {
 // lead runs while this node leads.
 func (n *Node) lead(ctx context.Context) {
 	go n.watchRestores(ctx)
+	go n.openings.Run(ctx)
 	go n.compareStates(ctx)
 	go n.stepAside(ctx)
 	n.leases.Run(ctx)

@@ -62,7 +62,7 @@ func (b backend) ClusterStatus(ctx context.Context) (*rest.ClusterStatus, error)
 		at.StateHash, at.PolicyRevision, at.Version, at.Engine, at.PolicyError = e.StateHash, e.PolicyRevision, e.Version, e.Engine, e.PolicyError
 		at.Ready = at.Ready && e.PolicyError == ""
 	}
-	out.Warnings = warnings(out.Nodes)
+	out.Warnings = append(warnings(out.Nodes), b.emergencies()...)
 	return out, nil
 }
 

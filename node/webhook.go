@@ -18,7 +18,7 @@ func (n *Node) wireWebhooks() error {
 	}
 	dialer := &egress.Dialer{Allow: allow}
 	hooks := webhook.New(webhook.Options{Dialer: dialer, Agent: "muster/" + n.version, Logger: n.logger})
-	n.gate.Webhooks(hooks)
+	n.gate.Webhooks(n.override.Webhooks(hooks))
 	n.gate.Setting(setting.Webhook, admit.Setting{
 		Resource: "webhook",
 		Canonical: func(_ context.Context, _ admit.State, _ *command.Intent, _ *command.Command, p *command.Put) ([]byte, error) {

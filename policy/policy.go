@@ -105,12 +105,13 @@ type Input struct {
 // revision.
 type Decision struct {
 	Allow          bool
-	Reasons        []string // why not; empty when allowed
+	Reasons        []string // why not; empty when allowed, but for BreakGlass
 	ID             string   // unique, also for answers from a cache
 	PolicyRevision uint64   // 0: no policy is active
 	Filtered       []byte   // JSON that replaces what is stored or returned; nil: not defined
 	Missed         bool     // refused because no answer came in time: asking again may give another
 	Unavailable    bool     // Missed, since this node cannot evaluate the revision, or not yet: nothing was decided
+	BreakGlass     bool     // refused, and allowed all the same since break-glass is open; Reasons say why it was refused
 	Default        bool     // no package is defined: the built-in roles alone have decided
 	Result         []byte   // JSON of the document that was asked for by its path (OPA's data API); nil: undefined, or not asked so
 

@@ -35,6 +35,7 @@ var (
 	admins   = []string{PolicyAdmin, Operator}
 	operator = []string{Operator}
 	breakers = []string{BreakGlass}
+	watchers = []string{BreakGlass, PolicyAdmin, Operator}
 )
 
 var (
@@ -57,7 +58,8 @@ var grants = []struct {
 	{[]Action{Read}, []string{"policy", "schema", "decision"}, clusterWide, admins},
 	{[]Action{Manage}, []string{"policy", "schema"}, clusterWide, admins},
 	{[]Action{Read, Manage}, own, clusterWide, operator},
-	{[]Action{Manage}, []string{"break-glass"}, inNamespace, breakers},
+	{[]Action{Manage}, []string{"break-glass"}, namespaced, breakers},
+	{[]Action{Read}, []string{"break-glass"}, namespaced, watchers},
 }
 
 // Permit says whether the principal's built-in roles allow the action on a

@@ -180,6 +180,9 @@ type Verdict struct {
 	// Filtered is what the policy's filtered would put in place of what is
 	// stored or returned; absent where it is not defined.
 	Filtered jsontext.Value `json:"filtered,omitzero"`
+	// BreakGlass says that the policy refuses, for the reasons, and that it is
+	// allowed all the same since break-glass is open in the namespace.
+	BreakGlass bool `json:"break_glass,omitzero"`
 }
 
 func authorize(c *call) error {
@@ -206,7 +209,7 @@ func authorize(c *call) error {
 	if d.Unavailable {
 		return unavailable(&d)
 	}
-	v := Verdict{Allow: d.Allow, Reasons: d.Reasons, DecisionID: d.ID, PolicyRevision: d.PolicyRevision, Revision: c.state.Revision, Filtered: d.Filtered}
+	v := Verdict{Allow: d.Allow, Reasons: d.Reasons, DecisionID: d.ID, PolicyRevision: d.PolicyRevision, Revision: c.state.Revision, Filtered: d.Filtered, BreakGlass: d.BreakGlass}
 	if v.Reasons == nil {
 		v.Reasons = []string{}
 	}

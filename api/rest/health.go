@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/gzhttp"
+
+	"github.com/muster-registry/muster/policy/breakglass"
 )
 
 const (
@@ -50,8 +52,12 @@ func readyz(c *call) error {
 	if c.api.backend.IsLeader() {
 		leader = "leader"
 	}
+	open := ""
+	for o := range breakglass.All(c.state.Settings, time.Now()) {
+		open += "[!] " + o.String() + "\n"
+	}
 	c.send(http.StatusOK, mediaText, []byte("[+] caught up since the start\n[+] state no older than "+
-		(c.age+time.Since(c.seen)).Round(time.Millisecond).String()+"\n[+] "+leader+"\nok\n"))
+		(c.age+time.Since(c.seen)).Round(time.Millisecond).String()+"\n[+] "+leader+"\n"+open+"ok\n"))
 	return nil
 }
 

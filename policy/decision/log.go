@@ -308,7 +308,7 @@ func (l *Log) record(a *asked) *Record {
 		ID: d.ID, Time: d.Time.UTC(), Node: l.opt.Node, PolicyRevision: d.PolicyRevision, Revision: a.question.Call.Revision, Engine: l.opt.Engine,
 		EntryPoint: d.EntryPoint, Named: a.question.Entrypoint != "", Document: a.question.Document, TookNS: a.took.Nanoseconds(), RequestedBy: a.question.Call.Source,
 		Principal: a.question.Call.Principal, RequestID: a.question.Call.RequestID, Trace: ParseTrace(a.question.Call.Trace), Labels: l.opt.Labels,
-		Result: Result{Allow: d.Allow, Reasons: d.Reasons, Filtered: d.Filtered, Missed: d.Missed, Default: d.Default, Cause: d.Why(), Value: d.Result},
+		Result: Result{Allow: d.Allow, Reasons: d.Reasons, Filtered: d.Filtered, Missed: d.Missed, Default: d.Default, BreakGlass: d.BreakGlass, Cause: d.Why(), Value: d.Result},
 	}
 	input := a.question.Raw
 	if in := a.question.Input; in != nil {

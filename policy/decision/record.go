@@ -39,13 +39,14 @@ type Record struct {
 
 // Result is what a decision came to.
 type Result struct {
-	Allow    bool           `json:"allow"`
-	Reasons  []string       `json:"reasons,omitempty"`
-	Filtered jsontext.Value `json:"filtered,omitzero"`
-	Missed   bool           `json:"missed,omitzero"`  // refused because no answer came in time
-	Default  bool           `json:"default,omitzero"` // the built-in roles alone have decided
-	Cause    policy.Cause   `json:"cause,omitempty"`  // of a refusal
-	Value    jsontext.Value `json:"value,omitzero"`   // of a document that was asked for by its path
+	Allow      bool           `json:"allow"`
+	Reasons    []string       `json:"reasons,omitempty"`
+	Filtered   jsontext.Value `json:"filtered,omitzero"`
+	Missed     bool           `json:"missed,omitzero"`      // refused because no answer came in time
+	Default    bool           `json:"default,omitzero"`     // the built-in roles alone have decided
+	BreakGlass bool           `json:"break_glass,omitzero"` // refused, and allowed since break-glass was open
+	Cause      policy.Cause   `json:"cause,omitempty"`      // of a refusal
+	Value      jsontext.Value `json:"value,omitzero"`       // of a document that was asked for by its path
 }
 
 // Trace is the place of a request in a distributed trace (W3C Trace Context).

@@ -79,7 +79,8 @@ func Explained(r *Record, again *policy.Decision, told *policy.Explanation) *Exp
 	if r.Document { // its reasons only say which value it has
 		was.Reasons, replay.Reasons = nil, nil
 	}
-	e.Same = was.Allow == replay.Allow && was.Default == replay.Default && slices.Equal(was.Reasons, replay.Reasons) &&
+	// A replay is the policy's own word: what break-glass lifted is a refusal again.
+	e.Same = was.Allow == (replay.Allow || was.BreakGlass) && was.Default == replay.Default && slices.Equal(was.Reasons, replay.Reasons) &&
 		bytes.Equal(was.Filtered, replay.Filtered) && bytes.Equal(was.Value, replay.Value)
 	// They are part of the report already, masked.
 	e.Replay.Filtered, e.Replay.Value = nil, nil

@@ -133,7 +133,7 @@ func number(r *policy.Revision) uint64 {
 // Decided implements [policy.Observer].
 func (s *Shadow) Decided(rev *policy.Revision, q *policy.Question, d *policy.Decision, _ time.Duration) {
 	r := s.current.Load()
-	if r == nil || d.Missed || number(rev) != number(r.active) || !sampled(d.ID, r.share) {
+	if r == nil || d.Missed || d.BreakGlass || number(rev) != number(r.active) || !sampled(d.ID, r.share) {
 		return
 	}
 	j := job{run: r, question: *q, decision: *d, at: time.Now(), size: int64(len(q.Raw))}

@@ -1,0 +1,146 @@
+package breakglass
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/setting"
+)
+
+// Override lifts refusals in namespaces that are open. It is safe for
+// concurrent use.
+type Override struct {
+	settings func() *setting.Table
+	now      func() time.Time
+	logger   *slog.Logger
+	lifted   *prometheus.CounterVec
+}
+
+// New makes an override that looks for openings in the settings.
+func New(settings func() *setting.Table, now func() time.Time, logger *slog.Logger) *Override {
+	return &Override{settings: settings, now: now, logger: logger, lifted: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "muster_break_glass_decisions_total", Help: "Refusals that were lifted on this node because break-glass was open, by namespace.",
+	}, []string{"namespace"})}
+}
+
+// Collectors give the figures about break-glass.
+func (o *Override) Collectors() []prometheus.Collector {
+	return []prometheus.Collector{o.lifted, active{o}}
+}
+
+// active is a gauge with one series for each namespace that is open.
+type active struct{ *Override }
+
+var activeDesc = prometheus.NewDesc("muster_break_glass_active", "1 for each namespace in which break-glass is open.", []string{"namespace"}, nil)
+
+// Describe implements [prometheus.Collector].
+func (a active) Describe(ch chan<- *prometheus.Desc) { ch <- activeDesc }
+
+// Collect implements [prometheus.Collector].
+func (a active) Collect(ch chan<- prometheus.Metric) {
+	for o := range All(a.settings(), a.now()) {
+		ch <- prometheus.MustNewConstMetric(activeDesc, prometheus.GaugeValue, 1, o.Namespace)
+	}
+}
+
+// open finds the opening that covers a question asked at a moment. A node whose
+// clock is behind closes with the removal that the leader proposes.
+func (o *Override) open(settings *setting.Table, namespace string, at time.Time) (*Opening, bool) {
+	if namespace == "" {
+		return nil, false
+	}
+	return Open(settings, namespace, at)
+}
+
+func (o *Override) use(ctx context.Context, by *Opening, in *policy.Input, id string, reasons []string) {
+	o.lifted.WithLabelValues(by.Namespace).Inc()
+	o.logger.WarnContext(ctx, "break-glass lifted a refusal", "namespace", by.Namespace, "until", by.Until, "break_glass_reason", by.Reason,
+		"action", in.Action, "kind", in.Resource.Kind, "name", in.Resource.Name, "principal", in.Principal.ID, "decision_id", id, "reasons", reasons)
+}
+
+// Decider gives a decider that answers as next does, but for refusals about
+// records of a namespace that is open: those are allows that say so, and keep
+// their reasons.
+func (o *Override) Decider(next policy.Decider) policy.Decider { return &decider{o, next} }
+
+type decider struct {
+	override *Override
+	next     policy.Decider
+}
+
+// Decide implements [policy.Decider].
+func (d *decider) Decide(ctx context.Context, rev *policy.Revision, in *policy.Input) policy.Decision {
+	answer := d.next.Decide(ctx, rev, in)
+	if answer.Allow {
+		return answer
+	}
+	if by, ok := d.override.open(d.override.settings(), in.Resource.Namespace, in.Time); ok {
+		d.override.use(ctx, by, in, answer.ID, answer.Reasons)
+		lift(&answer)
+	}
+	return answer
+}
+
+// DecideRaw implements [policy.Decider]. A question to an entry point that the
+// caller names is not the registry's own, and is left as it is.
+func (d *decider) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoint string, input []byte) (policy.Decision, error) {
+	answer, err := d.next.DecideRaw(ctx, rev, entrypoint, input)
+	if err != nil || answer.Allow || entrypoint != "" {
+		return answer, err
+	}
+	var asked struct {
+		Action   policy.Action `json:"action"`
+		Resource struct {
+			Kind      string `json:"kind"`
+			Namespace string `json:"namespace"`
+			Name      string `json:"name"`
+		} `json:"resource"`
+	}
+	if json.Unmarshal(input, &asked) != nil {
+		return answer, nil
+	}
+	// The time in the input is the caller's word; the opening ends by ours.
+	if by, ok := d.override.open(d.override.settings(), asked.Resource.Namespace, d.override.now()); ok {
+		in := &policy.Input{Action: asked.Action, Principal: policy.Principal{ID: policy.CallOf(ctx).Principal},
+			Resource: policy.Resource{Kind: asked.Resource.Kind, Namespace: asked.Resource.Namespace, Name: asked.Resource.Name}}
+		d.override.use(ctx, by, in, answer.ID, answer.Reasons)
+		lift(&answer)
+	}
+	return answer, nil
+}
+
+func lift(d *policy.Decision) {
+	d.Allow, d.BreakGlass, d.Missed, d.Unavailable = true, true, false, false
+}
+
+// Asker asks webhooks about a change; see admit.Webhooks.
+type Asker interface {
+	Ask(ctx context.Context, settings *setting.Table, id string, in *policy.Input, document []byte) (reasons []string)
+}
+
+// Webhooks gives an asker that asks as next does, but for refusals about
+// records of a namespace that is open: those have no effect.
+func (o *Override) Webhooks(next Asker) Asker { return &asker{o, next} }
+
+type asker struct {
+	override *Override
+	next     Asker
+}
+
+// Ask implements [Asker].
+func (a *asker) Ask(ctx context.Context, settings *setting.Table, id string, in *policy.Input, document []byte) []string {
+	reasons := a.next.Ask(ctx, settings, id, in, document)
+	if len(reasons) == 0 {
+		return nil
+	}
+	if by, ok := a.override.open(settings, in.Resource.Namespace, in.Time); ok {
+		a.override.use(ctx, by, in, id, reasons)
+		return nil
+	}
+	return reasons
+}
