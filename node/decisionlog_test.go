@@ -1,9 +1,12 @@
 package node_test
 
 import (
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"strings"
@@ -196,5 +199,63 @@ func (e *edge) documented(t *testing.T) {
 	d := e.decision(t, 1, v.ID, "?explain=rules")
 	if x := d.Explanation; v.Result || d.Node != "n1" || d.EntryPoint != "api/registry/authz/allow" || !x.Same || len(x.Rules) != 2 || x.Rules[0].Outcome != "false" || x.Rules[0].Definitions[1].Failed == nil {
 		t.Errorf("%+v", d)
+	}
+}
+
+// The log goes where the configuration says, masked, in lines that the
+// documents search for.
+func TestDecisionsAreLogged(t *testing.T) {
+	tr := newTrial(t, 1)
+	got := make(chan string, 100)
+	service := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		z, err := gzip.NewReader(r.Body)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		b, err := io.ReadAll(z)
+		if err != nil || r.Header.Get("Authorization") != "Bearer of-the-log" {
+			t.Errorf("%v %v", r.Header, err)
+		}
+		got <- string(b)
+	}))
+	t.Cleanup(service.Close)
+	must(t, os.WriteFile(tr.file("log.token"), []byte("of-the-log\n"), 0o600))
+	f, err := os.OpenFile(tr.nodes[0].config, os.O_APPEND|os.O_WRONLY, 0)
+	must(t, err)
+	_, err = fmt.Fprintf(f, "log: {format: text}\npolicy: {decision_log: {file: logs/api-audit.log, mask: [/input/headers/x-pin], http: {url: %q, token_file: log.token, insecure: true}}}\n", service.URL+"/logs")
+	must(t, err)
+	must(t, f.Close())
+	tr.startAll()
+	e := newEdge(t, tr)
+	content, err := json.Marshal(map[string]any{"modules": map[string]string{"authz.rego": ownersOnly}})
+	must(t, err)
+	e.mustDo(t, "POST", "/v1/policy/revisions?activate=true", string(content))
+	no := e.send(t, 0, "HTTP/2.0", call{"PUT", cartPath, strings.NewReader(`{"owner":"bank"}`), []string{"X-Pin", "4711-0815"}}).want(t, 403, fault.PolicyDenied)
+
+	var sent string
+	for deadline := time.After(time.Minute); !strings.Contains(sent, no.DecisionID); {
+		select {
+		case events := <-got:
+			sent += events
+		case <-deadline:
+			t.Fatalf("the log service did not get %s: %s", no.DecisionID, sent)
+		}
+	}
+	tr.stop(0) // so that all is written
+	audit, err := os.ReadFile(tr.file("logs/api-audit.log"))
+	must(t, err)
+	console, err := os.ReadFile(tr.file("n1.log"))
+	must(t, err)
+	if !strings.Contains(string(console), `msg="policy_evaluation" opa_eval_result="deny" decision_id="`+no.DecisionID+`"`) {
+		t.Errorf("standard error: %s", console)
+	}
+	for name, text := range map[string]string{"the file": string(audit), "the service": sent} {
+		if !strings.Contains(text, `"msg":"policy_evaluation"`) || !strings.Contains(text, `"opa_eval_result":"deny"`) || !strings.Contains(text, no.DecisionID) {
+			t.Errorf("%s: %s", name, text)
+		}
+		if strings.Contains(text, tr.token) || strings.Contains(text, "4711-0815") {
+			t.Errorf("%s is not masked: %s", name, text)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package decision
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -16,7 +17,7 @@ const Masked = "***"
 func DefaultMasks() []string {
 	masks := []string{"/input/token"}
 	for _, name := range []string{"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-auth-token", "x-forwarded-client-cert"} {
-		masks = append(masks, "/input/headers/"+name, "/input/attributes/request/http/headers/"+name)
+		masks = append(masks, plainHeaders+name)
 	}
 	return masks
 }
@@ -33,11 +34,12 @@ type mask struct {
 
 // NewMasker makes a masker of JSON pointers that begin with /input or
 // /result. A segment * stands for every name and every index. Names are
-// compared without regard to case, since headers are. The error names the
+// compared without regard to case, since headers are. A header is masked in
+// both places that hold it. The error names the
 // pointer that is not one.
 func NewMasker(pointers []string) (*Masker, error) {
 	m := &Masker{root: &mask{}}
-	for _, p := range pointers {
+	for _, p := range slices.Concat(pointers, twins(pointers)) {
 		at := m.root
 		segments := strings.Split(p, "/")
 		if len(segments) < 2 || segments[0] != "" || (segments[1] != "input" && segments[1] != "result") {
@@ -56,6 +58,25 @@ func NewMasker(pointers []string) (*Masker, error) {
 		at.all = true
 	}
 	return m, nil
+}
+
+// The two places that hold the headers of a request.
+const (
+	plainHeaders = "/input/headers/"
+	envoyHeaders = "/input/attributes/request/http/headers/"
+)
+
+// twins gives the other places of the headers that are masked: whoever masks
+// one means both.
+func twins(pointers []string) (more []string) {
+	for _, p := range pointers {
+		if name, ok := strings.CutPrefix(p, plainHeaders); ok {
+			more = append(more, envoyHeaders+name)
+		} else if name, ok := strings.CutPrefix(p, envoyHeaders); ok {
+			more = append(more, plainHeaders+name)
+		}
+	}
+	return more
 }
 
 var defaults = func() *Masker {

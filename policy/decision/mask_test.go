@@ -44,6 +44,20 @@ func TestMaskByPointer(t *testing.T) {
 	}
 }
 
+// Who masks a header in one of the places that hold it means both.
+func TestAHeaderIsMaskedInBothPlaces(t *testing.T) {
+	input := []byte(`{"headers":{"X-Pin":"4711"},"attributes":{"request":{"http":{"headers":{"x-pin":"4711"}}}}}`)
+	for _, pointer := range []string{"/input/headers/x-pin", "/input/attributes/request/http/headers/X-PIN"} {
+		m, err := NewMasker([]string{pointer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, masked := m.Mask("input", input); strings.Contains(string(got), "4711") || len(masked) != 2 {
+			t.Errorf("%s: %s %q", pointer, got, masked)
+		}
+	}
+}
+
 func TestPointersThatMaskNothingAreRefused(t *testing.T) {
 	for _, p := range []string{"", "token", "/token", "input/token", "/Input/token", "/inputs/x"} {
 		if _, err := NewMasker([]string{p}); err == nil || !strings.Contains(err.Error(), p) {
