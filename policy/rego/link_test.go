@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -56,7 +57,7 @@ func TestLinkedRevisionsDecideAsCompiledOnes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		e := New(Options{CacheTTL: -1, Limit: 1 << 33})
 		defer e.Close()
-		c := teams(6)
+		c := teams(4)
 		c.Data = []byte(`{"people":[{"name":"ann","team":"t001","on_call":true}]}`)
 		for range rapid.IntRange(1, 5).Draw(t, "changes") {
 			rev := &policy.Revision{Number: 1, Digest: c.Digest(), Content: *c}
@@ -164,4 +165,49 @@ func TestSharedModulesAreNotChanged(t *testing.T) {
 			t.Errorf("%s was changed", file)
 		}
 	}
+}
+
+// Decisions go on while revisions are made out of the one that decides.
+func TestLinkingWhileDeciding(t *testing.T) {
+	e := engine(t, func(o *Options) { o.CacheTTL = -1 })
+	c := teams(8)
+	first := stage(t, c)
+	if err := e.Prepare(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	in := &policy.Input{Action: policy.Register, Principal: policy.Principal{Kind: "token", Roles: []string{"publisher"}},
+		Resource: policy.Resource{Kind: "service", Namespace: "t001", Payload: []byte(`{"owner":"x","servers":[{"url":"https://a"}]}`)}}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if d := e.Decide(t.Context(), first, in); !d.Allow {
+					t.Errorf("%+v", d)
+					return
+				}
+			}
+		})
+	}
+	for i := range 10 {
+		c = &policy.Content{Modules: maps.Clone(c.Modules)}
+		c.Modules["teams/t001.rego"] = team(1, 4+i)
+		rev := stage(t, c)
+		if err := e.Prepare(t.Context(), rev); err != nil {
+			t.Error(err)
+		}
+		if !e.shelf.get(rev.Digest).linked {
+			t.Error("not made out of the one before")
+		}
+		if d := e.Decide(t.Context(), rev, in); !d.Allow {
+			t.Errorf("%+v", d)
+		}
+	}
+	close(done)
+	wg.Wait()
 }
