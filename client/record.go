@@ -21,7 +21,8 @@ const (
 	Service  Kind = "service"
 	Version  Kind = "version"
 	Instance Kind = "instance"
-	Schema   Kind = "schema" // a JSON Schema: its name is the kind of record that it is for, its namespace may be *
+	Webhook  Kind = "webhook" // an outside policy endpoint; it has no namespace
+	Schema   Kind = "schema"  // a JSON Schema: its name is the kind of record that it is for, its namespace may be *
 )
 
 // Ref names one record. Service is the service a version or an instance
@@ -44,6 +45,9 @@ func (r Ref) String() string {
 func (r Ref) path() []string {
 	if r.Kind == Schema {
 		return []string{"v1", "schemas", r.Namespace, r.Name}
+	}
+	if r.Kind == Webhook {
+		return []string{"v1", "webhooks", r.Name}
 	}
 	p := []string{"v1", "namespaces", r.Namespace, "services"}
 	if r.Kind == Service {
@@ -165,12 +169,14 @@ func (c *Client) Definition(ctx context.Context, r Ref) (document []byte, conten
 
 // List reads all records of a kind, page by page: services of a namespace (of
 // all where it is empty), versions or instances of a service, the schemas of
-// all namespaces.
+// all namespaces, the webhooks.
 func (c *Client) List(ctx context.Context, kind Kind, namespace, service string, how Read) ([]jsontext.Value, error) {
 	path := []string{"v1", "namespaces", namespace, "services"}
 	switch {
 	case kind == Schema:
 		path = []string{"v1", "schemas"}
+	case kind == Webhook:
+		path = []string{"v1", "webhooks"}
 	case kind != Service:
 		path = append(path, service, string(kind)+"s")
 	case namespace == "":

@@ -2,12 +2,15 @@ package main
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/muster-registry/muster/client"
+	"github.com/muster-registry/muster/egress"
+	"github.com/muster-registry/muster/policy/webhook"
 	"github.com/muster-registry/muster/registry"
 )
 
@@ -25,6 +28,12 @@ func canonical(r client.Ref, spec jsontext.Value) (body, document []byte, err er
 		body, err = registry.CanonicalInstance(r.Namespace, r.Service, r.Name, spec)
 	case client.Schema:
 		body, err = wholeSchema(spec)
+	case client.Webhook:
+		// Where it may lead is the cluster's to say.
+		anywhere := &egress.Dialer{Allow: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
+		if body, err = webhook.Canonical(r.Name, spec, anywhere); err == nil {
+			body, err = webhook.Shown(body)
+		}
 	}
 	return body, document, err
 }

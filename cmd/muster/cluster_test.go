@@ -154,6 +154,8 @@ func TestWorkingWithACluster(t *testing.T) {
 
 	t.Run("records", func(t *testing.T) { records(t, s, file) })
 	t.Run("schemas", func(t *testing.T) { schemas(t, s) })
+	t.Run("webhooks", func(t *testing.T) { webhooks(t, s) })
+	t.Run("emergencies", func(t *testing.T) { emergencies(t, s) })
 	t.Run("tokens and denial", func(t *testing.T) { tokens(t, s) })
 	t.Run("policy", func(t *testing.T) { policies(t, s, file) })
 	t.Run("shadow", func(t *testing.T) { shadows(t, s) })

@@ -15,30 +15,34 @@ import (
 
 // row is what tables show of a record of any kind.
 type row struct {
-	Namespace   string           `json:"namespace"`
-	Name        string           `json:"name"`
-	Service     string           `json:"service"`
-	Protocol    string           `json:"protocol"`
-	Owner       string           `json:"owner"`
-	Description string           `json:"description"`
-	Tags        []string         `json:"tags"`
-	Version     string           `json:"version"`
-	Format      string           `json:"format"`
-	Lifecycle   string           `json:"lifecycle"`
-	Digest      string           `json:"digest"`
-	Routes      []jsontext.Value `json:"routes"`
-	Findings    []jsontext.Value `json:"findings"`
-	ID          string           `json:"id"`
-	Address     string           `json:"address"`
-	Port        int              `json:"port"`
-	Zone        string           `json:"zone"`
-	Weight      int              `json:"weight"`
-	Status      string           `json:"status"`
-	TTL         string           `json:"ttl"`
-	Metadata    jsontext.Value   `json:"metadata"`
-	Payload     jsontext.Value   `json:"payload"`
-	Revision    uint64           `json:"revision"`
-	UpdatedAt   time.Time        `json:"updated_at"`
+	Namespace     string           `json:"namespace"`
+	Name          string           `json:"name"`
+	Service       string           `json:"service"`
+	Protocol      string           `json:"protocol"`
+	Owner         string           `json:"owner"`
+	Description   string           `json:"description"`
+	Tags          []string         `json:"tags"`
+	Version       string           `json:"version"`
+	Format        string           `json:"format"`
+	Lifecycle     string           `json:"lifecycle"`
+	Digest        string           `json:"digest"`
+	Routes        []jsontext.Value `json:"routes"`
+	Findings      []jsontext.Value `json:"findings"`
+	ID            string           `json:"id"`
+	Address       string           `json:"address"`
+	Port          int              `json:"port"`
+	Zone          string           `json:"zone"`
+	Weight        int              `json:"weight"`
+	Status        string           `json:"status"`
+	TTL           string           `json:"ttl"`
+	Metadata      jsontext.Value   `json:"metadata"`
+	Payload       jsontext.Value   `json:"payload"`
+	URL           string           `json:"webhook_url"`
+	Events        []string         `json:"events"`
+	Timeout       string           `json:"timeout"`
+	FailurePolicy string           `json:"failure_policy"`
+	Revision      uint64           `json:"revision"`
+	UpdatedAt     time.Time        `json:"updated_at"`
 }
 
 // recordTable lays out records of one kind.
@@ -63,6 +67,9 @@ func recordTable(kind client.Kind, items []jsontext.Value) (table, error) {
 		case client.Schema:
 			t.rows = append(t.rows, []string{r.Namespace, r.Name, has(r.Metadata), has(r.Payload), rev, at})
 			t.names = append(t.names, "schema/"+r.Name)
+		case client.Webhook:
+			t.rows = append(t.rows, []string{r.Name, r.URL, strings.Join(r.Events, ","), r.FailurePolicy, r.Timeout, rev, at})
+			t.names = append(t.names, "webhook/"+r.Name)
 		}
 	}
 	switch kind {
@@ -74,6 +81,8 @@ func recordTable(kind client.Kind, items []jsontext.Value) (table, error) {
 		t.head, t.wideFrom = []string{"SERVICE", "ID", "ADDRESS", "PORT", "VERSION", "ZONE", "STATUS", "REVISION", "UPDATED", "WEIGHT", "TTL", "TAGS"}, 9
 	case client.Schema:
 		t.head, t.wideFrom = []string{"NAMESPACE", "KIND", "METADATA", "PAYLOAD", "REVISION", "UPDATED"}, 6
+	case client.Webhook:
+		t.head, t.wideFrom = []string{"NAME", "URL", "EVENTS", "FAILURE", "TIMEOUT", "REVISION", "UPDATED"}, 7
 	}
 	return t, nil
 }
@@ -101,20 +110,23 @@ func target(args []string, namespace string) (r client.Ref, one bool, err error)
 		r.Kind = client.Instance
 	case "schema", "schemas":
 		r.Kind = client.Schema
+	case "webhook", "webhooks":
+		r.Kind = client.Webhook
 	default:
-		return r, false, usage("%q is not a kind; the kinds are services, versions, instances, schemas", kind)
+		return r, false, usage("%q is not a kind; the kinds are services, versions, instances, schemas, webhooks", kind)
 	}
+	alone := r.Kind == client.Service || r.Kind == client.Schema || r.Kind == client.Webhook
 	r.Namespace = namespace
 	switch {
 	case len(args) > 2:
-		if r.Kind == client.Service || r.Kind == client.Schema {
+		if alone {
 			return r, false, usage("too many arguments; write %s NAME", kind)
 		}
 		return r, false, usage("too many arguments; write %s SERVICE/NAME", kind)
-	case (r.Kind == client.Service || r.Kind == client.Schema) && len(args) == 2:
+	case alone && len(args) == 2:
 		r.Name = args[1]
 		return r, true, nil
-	case r.Kind == client.Service || r.Kind == client.Schema:
+	case alone:
 		return r, false, nil
 	case len(args) < 2:
 		return r, false, usage("say of which service: %s SERVICE, or %s SERVICE/NAME", kind, kind)
@@ -147,7 +159,7 @@ func (a *app) get() *cobra.Command {
 	var how readFlags
 	var all bool
 	c := &cobra.Command{
-		Use: "get KIND [NAME]", Short: "Print services, versions, instances or schemas",
+		Use: "get KIND [NAME]", Short: "Print services, versions, instances, schemas or webhooks",
 		Example: "  muster get services\n  muster get service payments -o yaml\n  muster get instances payments -o wide\n  muster get version payments/1.0.0\n  muster get schemas",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, args []string) error {

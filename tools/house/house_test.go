@@ -57,7 +57,7 @@ var rooms = map[string][]string{
 	"api/opa":             {"policy", "policy/rego", "identity", "command", "fault"},
 	"dev":                 {"client", "pki", "fault"},
 	"node":                {"…"},
-	"cmd/muster":          {"node", "client", "dev", "pki", "registry", "registry/definition", "policy", "policy/rego/…", "snapshot", "fault"},
+	"cmd/muster":          {"node", "egress", "policy/webhook", "client", "dev", "pki", "registry", "registry/definition", "policy", "policy/rego/…", "snapshot", "fault"},
 	"tools/house":         {},
 	"jepsen":              {"…"},
 	"jepsen/…":            {"…"},
