@@ -75,6 +75,8 @@ type Gate struct {
 	schemas    schema.Cache
 	reviewer   Reviewer
 	webhooks   Webhooks
+	newID      func() string   // of a decision by webhooks
+	observer   policy.Observer // is told of those
 }
 
 // New makes a gate. stale tells the errors by which Apply asks for another

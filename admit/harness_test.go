@@ -35,6 +35,7 @@ type leader struct {
 	before  func(*command.Command) // called ahead of the next entry, once
 	newer   func() error           // called by the next ReadIndex, once
 	reads   int
+	told    []string // ids of decisions by webhooks
 }
 
 // applied is a command that had its turn, and what was active at that moment.

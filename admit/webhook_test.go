@@ -10,12 +10,17 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/muster-registry/muster/admit"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/egress"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/policy/breakglass"
+	"github.com/muster-registry/muster/policy/rego"
 	"github.com/muster-registry/muster/policy/webhook"
 	"github.com/muster-registry/muster/setting"
 )
@@ -66,6 +71,18 @@ func (o *outside) since() []question {
 	return asked
 }
 
+// told notes which decisions of webhooks were told of.
+type told struct{ l *leader }
+
+// Decided implements policy.Observer.
+func (o told) Decided(_ *policy.Revision, q *policy.Question, d *policy.Decision, _ time.Duration) {
+	o.l.mu.Lock()
+	defer o.l.mu.Unlock()
+	if q.Entrypoint == admit.WebhookEntryPoint && q.Input != nil && d.Why() == policy.ByWebhook {
+		o.l.told = append(o.l.told, d.ID)
+	}
+}
+
 // outside sets a webhook that the gate asks about everything.
 func (l *leader) outside() *outside {
 	l.t.Helper()
@@ -73,7 +90,9 @@ func (l *leader) outside() *outside {
 	s := httptest.NewTLSServer(o)
 	l.t.Cleanup(s.Close)
 	dialer := &egress.Dialer{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
-	l.gate.Webhooks(webhook.New(webhook.Options{Dialer: dialer, Logger: slog.New(slog.DiscardHandler)}))
+	quiet := slog.New(slog.DiscardHandler)
+	closed := breakglass.New(func() *setting.Table { return l.machine.View().Settings }, time.Now, quiet)
+	l.gate.Webhooks(closed.Webhooks(webhook.New(webhook.Options{Dialer: dialer, Logger: quiet})), rego.NewID, told{l})
 	sent, err := json.Marshal(webhook.Spec{URL: s.URL, Events: []string{"on_register", "on_update", "on_delete"}, Timeout: "30s",
 		TLS: &webhook.TLS{CA: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))}})
 	if err == nil {
@@ -117,7 +136,7 @@ filtered := object.remove(input.resource.payload, ["description"]) if input.acti
 
 	o.says(`{"result":{"allow":false,"reasons":["not on a Friday"]}}`)
 	f := l.refused(t, fault.PolicyDenied, l.service("cart", `{"owner":"bob"}`))
-	if len(f.Reasons) != 1 || f.Reasons[0] != "webhook opa: not on a Friday" || f.DecisionID == "" || f.PolicyRevision != 1 {
+	if len(f.Reasons) != 1 || f.Reasons[0] != "webhook opa: not on a Friday" || f.PolicyRevision != 1 || len(l.told) != 1 || f.DecisionID != l.told[0] {
 		t.Errorf("%+v", f)
 	}
 	l.refused(t, fault.PolicyDenied, remove(command.Kind_SERVICE, "", "cart"))

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/decision"
 )
 
@@ -279,12 +280,15 @@ func (n *Node) serveDecision(ctx context.Context, _ string, payload []byte) ([]b
 
 // explain replays a decision by the revision that made it.
 func (n *Node) explain(ctx context.Context, r *decision.Record) (*decision.Explanation, error) {
+	if r.Result.Cause == policy.ByWebhook {
+		return decision.WithoutRules(r), nil
+	}
 	past := r.Past()
 	if past == nil {
 		return nil, fault.New(fault.NotFound, "the input of decision %s, %d bytes, was too large to be kept, so it cannot be replayed; leave out explain=rules to see the rest", r.ID, r.InputBytes)
 	}
 	if r.PolicyRevision == 0 {
-		return decision.ByRoles(r), nil
+		return decision.WithoutRules(r), nil
 	}
 	rev, ok := n.machine.View().Policy.Get(r.PolicyRevision)
 	if !ok {

@@ -123,6 +123,9 @@ func (n *Node) serveReplay(ctx context.Context, _ string, payload []byte) ([]byt
 	}
 	made := func(yield func(*shadow.Made) bool) {
 		for r := range n.decisions.Recent(ask.Since, ask.Limit) {
+			if r.Result.Cause == policy.ByWebhook {
+				continue // no rule made it
+			}
 			if r.Result.Value == nil && !yield(madeOf(r)) { // a value is a document, and no decision
 				return
 			}

@@ -6,6 +6,7 @@ import (
 	"github.com/muster-registry/muster/admit"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/egress"
+	"github.com/muster-registry/muster/policy/rego"
 	"github.com/muster-registry/muster/policy/webhook"
 	"github.com/muster-registry/muster/setting"
 )
@@ -18,7 +19,7 @@ func (n *Node) wireWebhooks() error {
 	}
 	dialer := &egress.Dialer{Allow: allow}
 	hooks := webhook.New(webhook.Options{Dialer: dialer, Agent: "muster/" + n.version, Logger: n.logger})
-	n.gate.Webhooks(n.override.Webhooks(hooks))
+	n.gate.Webhooks(n.override.Webhooks(hooks), rego.NewID, n.log)
 	n.gate.Setting(setting.Webhook, admit.Setting{
 		Resource: "webhook",
 		Canonical: func(_ context.Context, _ admit.State, _ *command.Intent, _ *command.Command, p *command.Put) ([]byte, error) {

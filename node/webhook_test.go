@@ -80,8 +80,14 @@ func TestWebhooks(t *testing.T) {
 	e.each(t, func(t *testing.T, node int) {
 		a := e.send(t, node, "HTTP/2.0", call{method: "PUT", path: "/v1/namespaces/default/services/cart", body: strings.NewReader(`{"owner":"bank"}`)})
 		a.want(t, 403, fault.PolicyDenied)
-		if !strings.Contains(string(a.body), `"webhook opa: not on a Friday"`) || !strings.Contains(string(a.body), `"decision_id"`) {
+		if !strings.Contains(string(a.body), `"webhook opa: not on a Friday"`) {
 			t.Errorf("%s", a.body)
+		}
+		// The id is that of the webhook's refusal, not of the policy's consent.
+		told := e.send(t, node, "HTTP/2.0", call{method: "GET", path: "/v1/decisions/" + a.header.Get("Muster-Decision-Id") + "?explain=rules"})
+		if told.status != 200 || !strings.Contains(string(told.body), `"cause":"webhook"`) || !strings.Contains(string(told.body), "not on a Friday") ||
+			!strings.Contains(string(told.body), `"allow":false`) {
+			t.Errorf("explained as %d %s", told.status, told.body)
 		}
 	})
 	if n := calls.Load(); n != 4 {

@@ -132,12 +132,14 @@ const (
 	Failed     Cause = "failed"      // the policy failed, or gave no plain answer
 	Unanswered Cause = "unanswered"  // no answer came in time
 	ByRole     Cause = "role"        // no policy is defined, and the roles do not allow it
+	ByWebhook  Cause = "webhook"     // the policy allows it, and an outside endpoint does not
 )
 
-// Why gives the cause of a refusal; "" for what is allowed.
+// Why gives the cause of a refusal, also of one that was lifted; "" for what
+// is allowed.
 func (d *Decision) Why() Cause {
 	switch {
-	case d.Allow:
+	case d.Allow && d.Cause != ByWebhook:
 		return ""
 	case d.Cause != "":
 		return d.Cause

@@ -118,29 +118,31 @@ func lift(d *policy.Decision) {
 	d.Allow, d.BreakGlass, d.Missed, d.Unavailable = true, true, false, false
 }
 
-// Asker asks webhooks about a change; see admit.Webhooks.
+// Asker asks webhooks about a change and gives why they refuse.
 type Asker interface {
 	Ask(ctx context.Context, settings *setting.Table, id string, in *policy.Input, document []byte) (reasons []string)
 }
 
-// Webhooks gives an asker that asks as next does, but for refusals about
-// records of a namespace that is open: those have no effect.
-func (o *Override) Webhooks(next Asker) Asker { return &asker{o, next} }
+// Webhooks gives what the gate asks: next, whose refusals about records of a
+// namespace that is open have no effect.
+func (o *Override) Webhooks(next Asker) *Webhooks { return &Webhooks{o, next} }
 
-type asker struct {
+// Webhooks asks outside endpoints, and lifts their refusals where break-glass
+// is open.
+type Webhooks struct {
 	override *Override
 	next     Asker
 }
 
-// Ask implements [Asker].
-func (a *asker) Ask(ctx context.Context, settings *setting.Table, id string, in *policy.Input, document []byte) []string {
-	reasons := a.next.Ask(ctx, settings, id, in, document)
+// Ask implements admit.Webhooks: lifted says that the reasons have no effect.
+func (a *Webhooks) Ask(ctx context.Context, settings *setting.Table, id string, in *policy.Input, document []byte) (reasons []string, lifted bool) {
+	reasons = a.next.Ask(ctx, settings, id, in, document)
 	if len(reasons) == 0 {
-		return nil
+		return nil, false
 	}
-	if by, ok := a.override.open(settings, in.Resource.Namespace, in.Time); ok {
+	by, ok := a.override.open(settings, in.Resource.Namespace, in.Time)
+	if ok {
 		a.override.use(ctx, by, in, id, reasons)
-		return nil
 	}
-	return reasons
+	return reasons, ok
 }

@@ -77,8 +77,11 @@ func hexadecimal(s string, n int) bool {
 }
 
 // Past gives what it takes to make the decision again; nil where its input was
-// not kept.
+// not kept, or where no rules made it.
 func (r *Record) Past() *policy.Past {
+	if r.Result.Cause == policy.ByWebhook {
+		return nil
+	}
 	p := &policy.Past{Input: r.Input, Time: r.Time, Chance: r.Chance, Document: r.Document}
 	switch {
 	case r.Input == nil && r.InputBytes > 0:

@@ -87,8 +87,9 @@ func Explained(r *Record, again *policy.Decision, told *policy.Explanation) *Exp
 	return e
 }
 
-// ByRoles is the explanation of a decision that no policy took part in.
-func ByRoles(r *Record) *Explanation {
+// WithoutRules is the explanation of a decision that no rule of a policy made:
+// by the built-in roles, or by webhooks.
+func WithoutRules(r *Record) *Explanation {
 	replay := r.Result
 	replay.Filtered, replay.Value = nil, nil
 	return &Explanation{Same: true, Replay: replay, Explanation: &policy.Explanation{EntryPoint: r.EntryPoint, Rules: []policy.Rule{}}}
