@@ -97,3 +97,37 @@ func TestOneShadowAtMost(t *testing.T) {
 		t.Errorf("history %v", steps)
 	}
 }
+
+// A shadow takes the place of another while as many revisions are staged as are
+// kept, and itself is the oldest of them.
+func TestOldestStagedBecomesShadow(t *testing.T) {
+	stored := map[string]string{}
+	x := NewTable().Txn(func(bucket, key string, _, value []byte) {
+		if stored[bucket+"/"+key] = string(value); value == nil {
+			delete(stored, bucket+"/"+key)
+		}
+	})
+	for n := range uint64(Kept + 1) {
+		if _, err := x.Stage(stamp(n+1), Draft{Content: []byte(`{"modules":{"a.rego":"package a"}}`), Report: Report{}.Encode()}); err != nil {
+			t.Fatal(err)
+		}
+		if n+1 == Kept {
+			if _, err := x.Shadow(stamp(n+1), Kept, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := x.Shadow(stamp(Kept+2), 1, 0.5); err != nil {
+		t.Fatal(err)
+	}
+	table := x.Commit()
+	if got := shadowed(t, table); got != 1 || table.Len() != Kept+1 || len(stored) != Kept+1 {
+		t.Errorf("the shadow is %d; %d revisions are known and %d stored, want 1 and %d", got, table.Len(), len(stored), Kept+1)
+	}
+	if _, err := x.Unshadow(stamp(Kept + 4)); err != nil {
+		t.Fatal(err)
+	}
+	if table = x.Commit(); shadowed(t, table) != 0 || table.Len() != Kept {
+		t.Errorf("%d revisions are kept, want %d", table.Len(), Kept)
+	}
+}

@@ -199,24 +199,26 @@ func (x *Txn) Shadow(st Stamp, number uint64, share float64) (*Revision, error) 
 	}
 	if number != x.table.shadow {
 		x.unshadow(st)
-		found, _ = x.revisions.Get(treeKey(number))
 	}
 	next := *found
 	next.enter(Shadow, st, "")
 	next.Share = share
 	x.put(found, &next)
 	x.table.shadow = number
+	x.forget(Staged) // only now: the new shadow may have been the oldest that was staged
 	return &next, nil
 }
 
 // Unshadow ends the shadow: it is staged again. The error is not_found.
 func (x *Txn) Unshadow(st Stamp) (*Revision, error) {
 	if r := x.unshadow(st); r != nil {
+		x.forget(Staged)
 		return r, nil
 	}
 	return nil, fault.New(fault.NotFound, "no policy revision is the shadow")
 }
 
+// unshadow leaves it to its caller to forget what is staged above the number kept.
 func (x *Txn) unshadow(st Stamp) *Revision {
 	old, ok := x.revisions.Get(treeKey(x.table.shadow))
 	if !ok {
@@ -227,7 +229,6 @@ func (x *Txn) unshadow(st Stamp) *Revision {
 	next.Share = 0
 	x.put(old, &next)
 	x.table.shadow = 0
-	x.forget(Staged)
 	return &next
 }
 
