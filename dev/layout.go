@@ -257,6 +257,6 @@ webhook:
   allow: [127.0.0.0/8, "::1"]
 log:
   level: info
-  format: json
+  format: text
 `, nodeID(i), trustDomain, l.Nodes, strings.Join(join, ", "), loopback(p.control), loopback(p.policy), loopback(p.metrics), loopback(p.peer), loopback(p.gossip))
 }

@@ -42,6 +42,7 @@ const (
 	InvalidDefinition    Code = "invalid_definition"
 	InvalidPolicy        Code = "invalid_policy"
 	InvalidSnapshot      Code = "invalid_snapshot"
+	ForbiddenAddress     Code = "forbidden_address"
 	RateLimited          Code = "rate_limited"
 
 	Internal                    Code = "internal"
@@ -62,7 +63,7 @@ var statuses = map[Code]int{
 	RevisionMismatch: http.StatusPreconditionFailed, Compacted: http.StatusGone,
 	TooLarge: http.StatusRequestEntityTooLarge, UnsupportedMediaType: http.StatusUnsupportedMediaType,
 	InvalidDefinition: http.StatusUnprocessableEntity, InvalidPolicy: http.StatusUnprocessableEntity,
-	InvalidSnapshot: http.StatusUnprocessableEntity, RateLimited: http.StatusTooManyRequests,
+	InvalidSnapshot: http.StatusUnprocessableEntity, ForbiddenAddress: http.StatusUnprocessableEntity, RateLimited: http.StatusTooManyRequests,
 	Internal: http.StatusInternalServerError, LoopDetected: http.StatusLoopDetected,
 	NoLeader: http.StatusServiceUnavailable, NotReady: http.StatusServiceUnavailable, TooStale: http.StatusServiceUnavailable,
 	PolicyUnavailable: http.StatusServiceUnavailable, IdentityProviderUnavailable: http.StatusServiceUnavailable,
@@ -111,7 +112,7 @@ type Error struct {
 	Outcome    Outcome
 	RetryAfter time.Duration // 0: no advice (edges answer 1 s for 503 and 429)
 
-	Fields []Field // invalid_field, invalid_definition
+	Fields []Field // invalid_field, invalid_definition, forbidden_address
 	Places []Place // invalid_policy
 
 	Reasons        []string // policy_denied

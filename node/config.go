@@ -182,7 +182,7 @@ func Defaults() *Config {
 			HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond, LeaderLease: 500 * time.Millisecond,
 			SnapshotInterval: 30 * time.Second, SnapshotThreshold: 65_536, TrailingLogs: 16_384,
 		},
-		Log: LogSettings{Level: "info", Format: "json"},
+		Log: LogSettings{Level: "info", Format: "text"},
 	}
 }
 

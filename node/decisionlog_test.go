@@ -144,7 +144,7 @@ func TestDecisionsAreExplainedAnywhere(t *testing.T) {
 	// The node's log has it, in the words that the documents search for.
 	b, err := os.ReadFile(tr.file(tr.nodes[leader].id + ".log"))
 	must(t, err)
-	line := regexp.MustCompile(`(?m)^.*"msg":"policy_evaluation","opa_eval_result":"deny","decision_id":"` + no.DecisionID + `".*"trace_id":"0af7651916cd43dd8448eb211c80319c".*$`)
+	line := regexp.MustCompile(`(?m)^.* msg="policy_evaluation" opa_eval_result="deny" decision_id="` + no.DecisionID + `" .* trace_id="0af7651916cd43dd8448eb211c80319c" .*$`)
 	if !line.Match(b) {
 		t.Errorf("the log says nothing of %s: %s", no.DecisionID, b)
 	}
@@ -195,7 +195,11 @@ func (e *edge) documented(t *testing.T) {
 		ID     string `json:"decision_id"`
 		Result bool
 	}
-	must(t, json.Unmarshal(read(t, res).body, &v))
+	a := read(t, res)
+	must(t, json.Unmarshal(a.body, &v))
+	if a.header.Get("Muster-Decision-Id") != v.ID {
+		t.Errorf("%v, and %s in the body", a.header, v.ID)
+	}
 	d := e.decision(t, 1, v.ID, "?explain=rules")
 	if x := d.Explanation; v.Result || d.Node != "n1" || d.EntryPoint != "api/registry/authz/allow" || !x.Same || len(x.Rules) != 2 || x.Rules[0].Outcome != "false" || x.Rules[0].Definitions[1].Failed == nil {
 		t.Errorf("%+v", d)
@@ -223,7 +227,7 @@ func TestDecisionsAreLogged(t *testing.T) {
 	must(t, os.WriteFile(tr.file("log.token"), []byte("of-the-log\n"), 0o600))
 	f, err := os.OpenFile(tr.nodes[0].config, os.O_APPEND|os.O_WRONLY, 0)
 	must(t, err)
-	_, err = fmt.Fprintf(f, "log: {format: text}\npolicy: {decision_log: {file: logs/api-audit.log, mask: [/input/headers/x-pin], http: {url: %q, token_file: log.token, insecure: true}}}\n", service.URL+"/logs")
+	_, err = fmt.Fprintf(f, "log: {format: json}\npolicy: {decision_log: {file: logs/api-audit.log, mask: [/input/headers/x-pin], http: {url: %q, token_file: log.token, insecure: true}}}\n", service.URL+"/logs")
 	must(t, err)
 	must(t, f.Close())
 	tr.startAll()
@@ -247,7 +251,7 @@ func TestDecisionsAreLogged(t *testing.T) {
 	must(t, err)
 	console, err := os.ReadFile(tr.file("n1.log"))
 	must(t, err)
-	if !strings.Contains(string(console), `msg="policy_evaluation" opa_eval_result="deny" decision_id="`+no.DecisionID+`"`) {
+	if !strings.Contains(string(console), `"msg":"policy_evaluation","opa_eval_result":"deny","decision_id":"`+no.DecisionID+`"`) {
 		t.Errorf("standard error: %s", console)
 	}
 	for name, text := range map[string]string{"the file": string(audit), "the service": sent} {

@@ -107,9 +107,9 @@ func TestWebhooks(t *testing.T) {
 
 	// Where webhooks may not lead.
 	e.each(t, func(t *testing.T, node int) {
-		for _, url := range []string{"https://169.254.169.254/latest", "https://[::1]/", "https://10.0.0.1/", "http://policy.example/", "https://[fd00:ec2::254]/"} {
+		for _, url := range []string{"https://169.254.169.254/latest", "https://[::1]/", "https://10.0.0.1/", "http://169.254.169.254/latest", "https://[fd00:ec2::254]/"} {
 			a := e.send(t, node, "HTTP/2.0", call{method: "PUT", path: "/v1/webhooks/bad", body: strings.NewReader(`{"webhook_url":"` + url + `","events":["on_update"]}`)})
-			a.want(t, 400, fault.InvalidField)
+			a.want(t, 422, fault.ForbiddenAddress)
 		}
 	})
 	for _, id := range []string{"n1", "n2", "n3"} {

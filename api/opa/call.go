@@ -30,7 +30,8 @@ type call struct {
 	age   time.Duration // of the state, when the call began
 	who   *identity.Principal
 
-	headers [4]string // backing of the header values
+	decision string    // id of the decision that the answer tells; empty: none
+	headers  [4]string // backing of the header values
 }
 
 // answer serves one request.
@@ -234,6 +235,9 @@ func (c *call) WriteHeader(status int) {
 	h := c.w.Header()
 	h["Muster-Node"] = c.api.nodeValue
 	c.header(h, 0, "Muster-Policy-Revision", strconv.FormatUint(c.revision(), 10))
+	if c.decision != "" {
+		c.header(h, 2, "Muster-Decision-Id", c.decision)
+	}
 	if c.age < 1<<62 {
 		c.header(h, 1, "Muster-Staleness-Ms", strconv.FormatInt(int64((c.age+time.Since(c.began)+time.Millisecond-1)/time.Millisecond), 10))
 	}

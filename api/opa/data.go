@@ -75,14 +75,12 @@ func (c *call) ask(id string, ask *rego.Ask) (*rego.Answer, error) {
 	active := c.state.Policy.Active()
 	began := time.Now()
 	a, err := c.api.engine.Document(c.r.Context(), active, ask)
-	if c.api.opt.Decided != nil {
-		c.tell(id, active, ask, a, err, began)
-	}
+	c.tell(id, active, ask, a, err, began)
 	return a, err
 }
 
-// tell hands the decision to whoever watches. A question that could not be
-// asked is none.
+// tell names the decision in the answer and hands it to whoever watches. A
+// question that could not be asked is none.
 func (c *call) tell(id string, active *policy.Revision, ask *rego.Ask, a *rego.Answer, err error, began time.Time) {
 	took := time.Since(began)
 	d := &policy.Decision{ID: id, PolicyRevision: c.revision(), Time: began.UTC()}
@@ -116,7 +114,10 @@ func (c *call) tell(id string, active *policy.Revision, ask *rego.Ask, a *rego.A
 		return
 	}
 	d.EntryPoint = q.Entrypoint
-	c.api.opt.Decided.Decided(active, q, d, took)
+	c.decision = id
+	if c.api.opt.Decided != nil {
+		c.api.opt.Decided.Decided(active, q, d, took)
+	}
 }
 
 // requestID takes over what a caller names its request, where that is harmless
@@ -167,9 +168,7 @@ func (c *call) lookedAt(p *params, ask *rego.Ask) error {
 		}
 		a.Yes = string(a.Result) != "false"
 	}
-	if c.api.opt.Decided != nil {
-		c.tell(id, active, ask, a, err, began)
-	}
+	c.tell(id, active, ask, a, err, began)
 	if err != nil {
 		return failed("", err)
 	}

@@ -21,6 +21,7 @@ type settingRoute struct {
 	many     string
 	body     any
 	answer   any
+	refusals []fault.Code // of a put, beside those of every write
 	// show gives the record as callers may see it, without its secrets; nil: all of it.
 	show func(record []byte) ([]byte, error)
 	// check answers instead of a put that says ?check=true, and stores nothing; nil: there is no such thing.
@@ -58,7 +59,7 @@ func (s settingRoute) routes() []Route {
 		{Method: http.MethodGet, Path: path, ID: "get" + s.one, Summary: "Get a " + label,
 			Action: policy.Read, Kind: s.resource, Status: 200, Reads: true, Answer: s.answer, Refusals: missing, handle: s.get},
 		{Method: http.MethodPut, Path: path, ID: "put" + s.one, Summary: "Create or change a " + label,
-			Action: policy.Manage, Kind: s.resource, Status: 200, Writes: true, Query: query, Body: s.body, Answer: s.answer, handle: s.put},
+			Action: policy.Manage, Kind: s.resource, Status: 200, Writes: true, Query: query, Body: s.body, Answer: s.answer, Refusals: s.refusals, handle: s.put},
 		{Method: http.MethodDelete, Path: path, ID: "delete" + s.one, Summary: "Delete a " + label,
 			Action: policy.Manage, Kind: s.resource, Status: 204, Writes: true, Refusals: missing, handle: s.delete},
 	}

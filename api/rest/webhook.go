@@ -3,6 +3,7 @@ package rest
 import (
 	"time"
 
+	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy/webhook"
 	"github.com/muster-registry/muster/setting"
 )
@@ -10,7 +11,8 @@ import (
 // webhookRoute offers the outside policy endpoints.
 func webhookRoute() settingRoute {
 	return settingRoute{kind: setting.Webhook, resource: "webhook", base: "/v1/webhooks", one: "Webhook", many: "Webhooks",
-		body: webhook.Spec{}, answer: Webhook{}, show: webhook.Shown}
+		body: webhook.Spec{}, answer: Webhook{}, show: webhook.Shown,
+		refusals: []fault.Code{fault.ForbiddenAddress}}
 }
 
 // Webhook is an outside policy endpoint, as it is answered: of its secrets only

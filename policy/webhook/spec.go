@@ -107,7 +107,8 @@ type body struct {
 
 // Canonical reads what a caller sends and gives the spec to store, with every
 // default in it. The dialer refuses addresses that must not be reached, as far
-// as they can be told from the URL. Errors are bad_request and invalid_field.
+// as they can be told from the URL. Errors are bad_request, invalid_field, and
+// forbidden_address for such an address, whatever else is wrong.
 func Canonical(name string, sent []byte, dialer *egress.Dialer) ([]byte, error) {
 	var b body
 	if err := registry.DecodeStrict(sent, &b); err != nil {
@@ -139,18 +140,24 @@ func Canonical(name string, sent []byte, dialer *egress.Dialer) ([]byte, error) 
 }
 
 // mistakes gathers what is wrong with a spec.
-type mistakes []fault.Field
-
-func (m *mistakes) add(pointer, format string, args ...any) {
-	*m = append(*m, fault.Field{Pointer: pointer, Message: fmt.Sprintf(format, args...)})
+type mistakes struct {
+	fields  []fault.Field
+	refused *fault.Field // the address, if it is one that is never connected to
 }
 
-func (m mistakes) err() error {
-	if len(m) == 0 {
+func (m *mistakes) add(pointer, format string, args ...any) {
+	m.fields = append(m.fields, fault.Field{Pointer: pointer, Message: fmt.Sprintf(format, args...)})
+}
+
+func (m *mistakes) err() error {
+	if len(m.fields) == 0 {
 		return nil
 	}
-	f := fault.Invalid(m[0].Pointer, "%s", m[0].Message)
-	f.Fields = m
+	f := fault.Invalid(m.fields[0].Pointer, "%s", m.fields[0].Message)
+	if m.refused != nil {
+		f = fault.New(fault.ForbiddenAddress, "%s: %s", m.refused.Pointer, m.refused.Message)
+	}
+	f.Fields = m.fields
 	return f
 }
 
@@ -189,6 +196,7 @@ func (m *mistakes) url(s *Spec, dialer *egress.Dialer) {
 	}
 	if err := dialer.CheckHost(u.Hostname()); err != nil {
 		m.add(at, "%v (webhook.allow lists what may be reached beside public addresses)", err)
+		m.refused = &m.fields[len(m.fields)-1]
 	}
 }
 

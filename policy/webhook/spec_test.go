@@ -37,22 +37,14 @@ func TestBadWebhooks(t *testing.T) {
 	other, _, _ := client(t)
 	quote := func(s string) string { return `"` + strings.ReplaceAll(s, "\n", `\n`) + `"` }
 	for body, pointer := range map[string]string{
-		`{"events":["on_register"]}`:                                                "/webhook_url",
-		`{"webhook_url":"policy.example","events":["on_register"]}`:                 "/webhook_url",
-		`{"webhook_url":"http://policy.example","events":["on_register"]}`:          "/webhook_url",
-		`{"webhook_url":"ftp://policy.example","events":["on_register"]}`:           "/webhook_url",
-		`{"webhook_url":"https://u:p@policy.example","events":["on_register"]}`:     "/webhook_url",
-		`{"webhook_url":"https://policy.example/#x","events":["on_register"]}`:      "/webhook_url",
-		`{"webhook_url":"https://policy.example:0/","events":["on_register"]}`:      "/webhook_url",
-		`{"webhook_url":"https:///x","events":["on_register"]}`:                     "/webhook_url",
-		`{"webhook_url":"https://127.0.0.1/","events":["on_register"]}`:             "/webhook_url",
-		`{"webhook_url":"https://localhost:8181/","events":["on_register"]}`:        "/webhook_url",
-		`{"webhook_url":"https://[::1]/","events":["on_register"]}`:                 "/webhook_url",
-		`{"webhook_url":"https://[::ffff:127.0.0.1]/","events":["on_register"]}`:    "/webhook_url",
-		`{"webhook_url":"https://169.254.169.254/latest","events":["on_register"]}`: "/webhook_url",
-		`{"webhook_url":"https://2130706433/","events":["on_register"]}`:            "/webhook_url",
-		`{"webhook_url":"https://0x7f.1/","events":["on_register"]}`:                "/webhook_url",
-		`{"webhook_url":"https://10.0.0.1/","events":["on_register"]}`:              "/webhook_url",
+		`{"events":["on_register"]}`:                                            "/webhook_url",
+		`{"webhook_url":"policy.example","events":["on_register"]}`:             "/webhook_url",
+		`{"webhook_url":"http://policy.example","events":["on_register"]}`:      "/webhook_url",
+		`{"webhook_url":"ftp://policy.example","events":["on_register"]}`:       "/webhook_url",
+		`{"webhook_url":"https://u:p@policy.example","events":["on_register"]}`: "/webhook_url",
+		`{"webhook_url":"https://policy.example/#x","events":["on_register"]}`:  "/webhook_url",
+		`{"webhook_url":"https://policy.example:0/","events":["on_register"]}`:  "/webhook_url",
+		`{"webhook_url":"https:///x","events":["on_register"]}`:                 "/webhook_url",
 
 		`{"webhook_url":"https://policy.example"}`:                                                                                     "/events",
 		`{"webhook_url":"https://policy.example","events":[]}`:                                                                         "/events",
@@ -94,6 +86,27 @@ func TestBadWebhooks(t *testing.T) {
 	for _, body := range []string{``, `{`, `{} x`, `{"events":[],"events":[]}`} {
 		if _, err := webhook.Canonical("opa", []byte(body), new(egress.Dialer)); !fault.Is(err, fault.BadRequest) {
 			t.Errorf("%s: %v", body, err)
+		}
+	}
+}
+
+func TestAddressesThatAreNotPublicAreRefused(t *testing.T) {
+	for _, body := range []string{
+		`{"webhook_url":"https://127.0.0.1/","events":["on_register"]}`,
+		`{"webhook_url":"https://localhost:8181/","events":["on_register"]}`,
+		`{"webhook_url":"https://[::1]/","events":["on_register"]}`,
+		`{"webhook_url":"https://[::ffff:127.0.0.1]/","events":["on_register"]}`,
+		`{"webhook_url":"https://169.254.169.254/latest","events":["on_register"]}`,
+		`{"webhook_url":"https://2130706433/","events":["on_register"]}`,
+		`{"webhook_url":"https://0x7f.1/","events":["on_register"]}`,
+		`{"webhook_url":"https://10.0.0.1/","events":["on_register"]}`,
+		`{"webhook_url":"http://169.254.169.254/latest/meta-data/","events":["on_register"]}`, // plain HTTP is a lesser mistake
+		`{"webhook_url":"https://10.0.0.1/","events":["on_fire"]}`,
+	} {
+		spec, err := webhook.Canonical("opa", []byte(body), new(egress.Dialer))
+		f, _ := errors.AsType[*fault.Error](err)
+		if f == nil || f.Code != fault.ForbiddenAddress || f.Code.Status() != 422 || f.Fields[0].Pointer != "/webhook_url" || !strings.Contains(f.Detail, "webhook.allow") {
+			t.Errorf("%s\n%v %s, want 422 forbidden_address at /webhook_url", body, err, spec)
 		}
 	}
 }
