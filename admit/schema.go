@@ -43,7 +43,7 @@ func (g *Gate) meets(st State, p *command.Put) error {
 		if err != nil {
 			return err
 		}
-		if err := g.schemas.Check(schema.Registered{Namespace: namespace, Kind: kind, Revision: r.Revision, Spec: r.Spec}, rec); err != nil {
+		if err := g.schemas.Check(schema.Registered{Namespace: namespace, Kind: kind, Spec: r.Spec}, rec); err != nil {
 			return err
 		}
 	}

@@ -74,6 +74,10 @@ const patience = time.Second
 // maxOwed bounds the refusals that the sinks still have to be given.
 const maxOwed = 1 << 18
 
+// maxRepaid is how many of them are read back before the queue is looked at
+// again: while it is full, every refusal waits, and owes one more.
+const maxRepaid = 64
+
 // Log keeps decisions. It is a [policy.Observer], which costs the caller no
 // more than a place in a queue; a refusal for which there is none in time is
 // written to the store by its caller, and given to the sinks later.
@@ -185,7 +189,6 @@ func (l *Log) spill(a asked) {
 	}
 	if err != nil {
 		l.failed("store", err)
-		l.metrics.dropped.WithLabelValues("store").Inc()
 		return
 	}
 	l.metrics.kept.Inc()
@@ -201,6 +204,9 @@ func (l *Log) spill(a asked) {
 
 func (l *Log) failed(where string, err error) {
 	l.metrics.errors.WithLabelValues(where).Inc()
+	if lost, ok := errors.AsType[*lostError](err); ok {
+		l.metrics.dropped.WithLabelValues("store").Add(float64(lost.records))
+	}
 	l.opt.Logger.Error("decisions could not be kept", "where", where, "error", err)
 }
 
@@ -243,8 +249,10 @@ func (l *Log) run() {
 			return
 		}
 		batch, l.queue, l.bytes = l.queue, batch[:0], 0
-		owed := l.owed
-		l.owed = nil
+		owed := l.owed[:min(len(l.owed), maxRepaid)]
+		if l.owed = l.owed[len(owed):]; len(l.owed) == 0 {
+			l.owed = nil // gives the memory back
+		}
 		l.taken += uint64(len(batch))
 		l.room.Broadcast()
 		l.mu.Unlock()

@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -208,6 +210,71 @@ func TestNoRefusalIsLost(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// echo is a sink that has another decision made when it is given the second
+// event.
+type echo struct {
+	begun, open chan struct{}
+	decide      func() string
+	taken       atomic.Int64
+	ids         []string // only to be read when the log is closed
+	made        string
+}
+
+func (e *echo) Write(ev *Event) error {
+	switch e.taken.Load() {
+	case 0:
+		close(e.begun)
+		<-e.open
+	case 1:
+		e.made = e.decide()
+	}
+	e.ids = append(e.ids, ev.record.ID)
+	e.taken.Add(1)
+	return nil
+}
+
+func (e *echo) Close() error { return nil }
+
+// What the sinks are owed does not hold up what is decided meanwhile.
+func TestTheQueueMovesWhileRefusalsAreOwed(t *testing.T) {
+	e := &echo{begun: make(chan struct{}), open: make(chan struct{})}
+	l, _ := newLog(t, Options{Sinks: []Sink{e}, AllowedPerSecond: -1})
+	e.decide = func() string {
+		d := decided(true)
+		l.Decided(active, ask(policy.Update), d, time.Microsecond)
+		return d.ID
+	}
+	e.decide()
+	<-e.begun
+	for range 3 * maxRepaid {
+		l.spill(asked{rev: active, question: *ask(policy.Update), decision: *decided(false, "no")})
+	}
+	close(e.open)
+	until(t, "the sink has all", func() bool { return e.taken.Load() == 3*maxRepaid+2 })
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if at := slices.Index(e.ids, e.made); at < 0 || at > maxRepaid+1 {
+		t.Errorf("of %d events, the one that was decided meanwhile is at %d", len(e.ids), at)
+	}
+}
+
+// What a disk does not take is counted, one by one.
+func TestDecisionsThatCannotBeWrittenAreCounted(t *testing.T) {
+	l, m := newLog(t, Options{AllowedPerSecond: -1})
+	l.opt.Store.mu.Lock()
+	err := l.opt.Store.file.Close()
+	l.opt.Store.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		l.Decided(active, ask(policy.Update), decided(true), time.Microsecond)
+	}
+	l.spill(asked{rev: active, question: *ask(policy.Update), decision: *decided(false, "no")})
+	until(t, "all are counted", func() bool { return testutil.ToFloat64(m.dropped.WithLabelValues("store")) == 4 })
 }
 
 func TestALargeInputIsNotKept(t *testing.T) {

@@ -123,7 +123,7 @@ func (s *Store) Append(records ...*Record) error {
 	for _, r := range records {
 		b, err := r.encode()
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, &lostError{1, err})
 			continue
 		}
 		errs = append(errs, s.append(r.ID, r.Time, b))
@@ -139,7 +139,7 @@ func (s *Store) append(id string, at time.Time, record []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return errClosed
+		return &lostError{1, errClosed}
 	}
 	if s.open.records == 0 {
 		s.open.first, s.open.last = ms, ms
@@ -180,7 +180,7 @@ func (s *Store) flush() error {
 		s.plain = nil
 	}
 	if _, err := s.file.WriteAt(sealed, g.size); err != nil {
-		return fmt.Errorf("%d decisions could not be kept: %w", lost, err)
+		return &lostError{lost, err}
 	}
 	g.blocks = append(g.blocks, b)
 	g.size += int64(len(sealed))
@@ -191,6 +191,18 @@ func (s *Store) flush() error {
 	}
 	return nil
 }
+
+// lostError says that records could not be written and are given up.
+type lostError struct {
+	records uint32
+	err     error
+}
+
+func (e *lostError) Error() string {
+	return fmt.Sprintf("%d decisions could not be kept: %v", e.records, e.err)
+}
+
+func (e *lostError) Unwrap() error { return e.err }
 
 func (s *Store) segmentBytes() int64 { return s.opt.MaxBytes / parts }
 
@@ -263,12 +275,13 @@ func (s *Store) blocks(from, to int64) []part {
 // Get gives the record of a decision; not_found when this store has none, or
 // has it no more.
 func (s *Store) Get(id string) (*Record, error) {
-	from, to := int64(0), int64(math.MaxInt64)
-	if ms, ok := idTime(id); ok {
-		from, to = ms, ms
+	unknown := fault.New(fault.NotFound, "there is no record of decision %s: it is unknown, or too old to be kept", id)
+	ms, ok := idTime(id)
+	if !ok { // no decision has such an id, and to look for it would be to read the whole store
+		return nil, unknown
 	}
 	var damage error
-	for _, p := range s.blocks(from, to) {
+	for _, p := range s.blocks(ms, ms) {
 		records, err := s.read(p)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // forgotten meanwhile
@@ -283,7 +296,7 @@ func (s *Store) Get(id string) (*Record, error) {
 	if damage != nil {
 		return nil, fault.Wrap(fault.Internal, damage, "the record of the decision may be in a part of the store that cannot be read; the node's log says why")
 	}
-	return nil, fault.New(fault.NotFound, "there is no record of decision %s: it is unknown, or too old to be kept", id)
+	return nil, unknown
 }
 
 // Recent gives up to limit records that are not older than since, newest

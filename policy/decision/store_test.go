@@ -249,6 +249,10 @@ func TestDamage(t *testing.T) {
 				same(t, got, want)
 			}
 		}
+		// What is no id of a decision is not looked for in what cannot be read.
+		if _, err := st.Get("anything"); !fault.Is(err, fault.NotFound) {
+			t.Errorf("changed at %d: %v", at, err)
+		}
 		for r := range st.Recent(time.Time{}, 10) {
 			if r.ID != a.ID && r.ID != b.ID {
 				t.Errorf("an invented record: %+v", r)

@@ -113,7 +113,7 @@ func (s *Shadow) Follow(t *policy.Table) {
 		s.current.Store(nil)
 		return
 	}
-	if r := s.current.Load(); r != nil && r.shadow.ChangedAt == shadow.ChangedAt && number(r.active) == number(active) {
+	if r := s.current.Load(); r != nil && r.shadow.ChangedAt == shadow.ChangedAt && same(r.shadow, shadow) && same(r.active, active) {
 		return
 	}
 	share := uint64(math.MaxUint64)
@@ -121,6 +121,12 @@ func (s *Shadow) Follow(t *policy.Table) {
 		share = uint64(shadow.Share * (1 << 63) * 2)
 	}
 	s.current.Store(&run{shadow: shadow, active: active, share: share, since: time.Now().UTC(), tally: NewTally(s.options.Mask)})
+}
+
+// same says whether both are the same revision; nil is one. After a restore, a
+// number can belong to another content.
+func same(a, b *policy.Revision) bool {
+	return number(a) == number(b) && (a == nil || a.Digest == b.Digest)
 }
 
 func number(r *policy.Revision) uint64 {

@@ -35,6 +35,7 @@ const (
 type endpoint struct {
 	name     string
 	revision uint64
+	stored   []byte // the setting's spec
 	spec     *Spec
 	broken   error // the stored setting cannot be used
 	limit    time.Duration
@@ -48,7 +49,7 @@ type endpoint struct {
 // endpoint makes one from its setting. One that cannot be read, which the gate
 // would not have stored, is asked about everything and refuses it.
 func (h *Hooks) endpoint(r *setting.Record) *endpoint {
-	e := &endpoint{name: r.Name, revision: r.Revision, agent: h.options.Agent}
+	e := &endpoint{name: r.Name, revision: r.Revision, stored: r.Spec, agent: h.options.Agent}
 	if e.spec, e.broken = read(r); e.broken == nil {
 		e.broken = e.prepare(h.options.Dialer)
 	}

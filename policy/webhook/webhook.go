@@ -8,6 +8,7 @@
 package webhook
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"slices"
@@ -115,7 +116,8 @@ func (h *Hooks) relevant(settings *setting.Table, in *policy.Input) (asked []*en
 	for r := range settings.All(setting.Webhook) {
 		known++
 		e, ok := h.endpoints[r.Name]
-		if !ok || e.revision < r.Revision {
+		// Not only a higher revision: a restore brings back what was.
+		if !ok || e.revision != r.Revision || !bytes.Equal(e.stored, r.Spec) {
 			if ok {
 				e.close()
 			}

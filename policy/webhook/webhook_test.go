@@ -474,6 +474,16 @@ func TestAChangedSettingTakesEffectAndARemovedOneIsForgotten(t *testing.T) {
 	}
 	s.put("opa", no.spec(nil))
 	refusedFor(t, ask(t, h, s, change()), "without a reason")
+	// A restore brings back an earlier state, at revisions that were before, or
+	// another cluster's at the same ones.
+	s.table, s.revision = setting.NewTable(), 0
+	s.put("opa", yes.spec(nil))
+	if reasons := ask(t, h, s, change()); reasons != nil {
+		t.Errorf("after a restore: %q", reasons)
+	}
+	s.table, s.revision = setting.NewTable(), 0
+	s.put("opa", no.spec(nil))
+	refusedFor(t, ask(t, h, s, change()), "without a reason")
 	s.remove("opa")
 	if reasons := ask(t, h, s, change()); reasons != nil {
 		t.Error(reasons)

@@ -9,6 +9,7 @@
 package schema
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -122,8 +123,7 @@ func shallow(body []byte) error {
 type Registered struct {
 	Namespace string // or "*"
 	Kind      string
-	Revision  uint64
-	Spec      []byte
+	Spec      []byte // not to be modified
 }
 
 // Record is what is checked: JSON, nil for none.
@@ -150,8 +150,8 @@ const (
 
 // shelf holds the idle copies of one schema.
 type shelf struct {
-	revision uint64
-	idle     chan *compiled
+	spec []byte
+	idle chan *compiled
 }
 
 // Check says whether the record is valid by the schema. The error is
@@ -200,13 +200,13 @@ func (c *Cache) shelf(r Registered) *shelf {
 	defer c.mu.Unlock()
 	key := r.Namespace + "/" + r.Kind
 	h, ok := c.kept[key]
-	if ok && h.revision == r.Revision {
+	if ok && bytes.Equal(h.spec, r.Spec) {
 		return h
 	}
 	if c.kept == nil || len(c.kept) >= maxKept && !ok {
 		c.kept = map[string]*shelf{} // whatever is in use compiles once more
 	}
-	h = &shelf{revision: r.Revision, idle: make(chan *compiled, copies)}
+	h = &shelf{spec: r.Spec, idle: make(chan *compiled, copies)}
 	c.kept[key] = h
 	return h
 }

@@ -15,7 +15,7 @@ func registered(t *testing.T, kind, body string) Registered {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Registered{Namespace: "shop", Kind: kind, Revision: 7, Spec: spec}
+	return Registered{Namespace: "shop", Kind: kind, Spec: spec}
 }
 
 func TestRecordsAreHeldToTheirSchema(t *testing.T) {
@@ -87,11 +87,10 @@ func TestWhereTheDefinitionStands(t *testing.T) {
 	}
 }
 
-func TestANewRevisionCountsAtOnce(t *testing.T) {
+func TestANewSchemaCountsAtOnce(t *testing.T) {
 	var cache Cache
 	a := registered(t, "service", `{"payload":{"type":"object"}}`)
 	b := registered(t, "service", `{"payload":{"type":"string"}}`)
-	b.Revision++
 	for range 3 {
 		if err := cache.Check(a, Record{Payload: []byte(`{}`)}); err != nil {
 			t.Error(err)
@@ -100,7 +99,7 @@ func TestANewRevisionCountsAtOnce(t *testing.T) {
 			t.Error("the old schema is still used")
 		}
 	}
-	broken := Registered{Namespace: "shop", Kind: "service", Revision: 9, Spec: []byte(`{"payload":7}`)}
+	broken := Registered{Namespace: "shop", Kind: "service", Spec: []byte(`{"payload":7}`)}
 	if err := cache.Check(broken, Record{Payload: []byte(`{}`)}); !fault.Is(err, fault.Internal) {
 		t.Errorf("a damaged schema: %v", err)
 	}
