@@ -51,7 +51,7 @@ func inputOf(b []byte) (ast.Value, error) {
 func (c *call) query(p *params, text string, input ast.Value) error {
 	m := metrics.New()
 	m.Timer(metrics.ServerHandler).Start()
-	body, err := ast.ParseBodyWithOpts(text, ast.ParserOptions{})
+	body, err := rego.ParseQuery(text, ast.ParserOptions{})
 	if err != nil {
 		return uncompiled(types.CodeInvalidParameter, types.MsgParseQueryError, err)
 	}
@@ -113,7 +113,14 @@ func (c *call) compileRequest(p *params, m metrics.Metrics) (*rego.Query, error)
 	if err := c.decode(c.api.opt.MaxBody, &ask, decodingRequest); err != nil {
 		return nil, err
 	}
-	body, err := ast.ParseBodyWithOpts(ask.Query, ast.ParserOptions{})
+	texts := append([]string{ask.Query}, ask.Options.DisableInlining...)
+	if ask.Unknowns != nil {
+		texts = append(texts, *ask.Unknowns...)
+	}
+	if err := rego.QueryText(texts...); err != nil {
+		return nil, err
+	}
+	body, err := rego.ParseQuery(ask.Query, ast.ParserOptions{})
 	if err != nil {
 		return nil, uncompiled(types.CodeInvalidParameter, types.MsgParseQueryError, err)
 	}

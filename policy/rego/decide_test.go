@@ -178,12 +178,12 @@ var bombs = map[string]string{
 }
 
 // grown gives a rule beside a text of half a MiB, and a small object that
-// takes a terabyte when it is written out.
+// takes a terabyte when it is written out. The union hides its type.
 func grown(condition string) string {
 	var b strings.Builder
 	b.WriteString("allow if " + condition + "\nb0 := \"xx\"\nd0 := {\"a\": 1}\n")
 	for i := range 40 {
-		fmt.Fprintf(&b, "d%d := {\"a\": d%d, \"b\": d%d}\n", i+1, i, i)
+		fmt.Fprintf(&b, "d%d := object.union({\"a\": d%d, \"b\": d%d}, {})\n", i+1, i, i)
 		if i < 18 {
 			fmt.Fprintf(&b, "b%d := concat(\"\", [b%d, b%d])\n", i+1, i, i)
 		}

@@ -104,7 +104,7 @@ func (e *Engine) Document(ctx context.Context, rev *policy.Revision, ask *Ask) (
 	if err != nil {
 		return nil, err
 	}
-	result, err := e.supervise(ctx, s, doc.name, func() any { return e.fetch(ctx, s, doc, input, strict) })
+	result, err := e.supervise(ctx, e.asked, s, doc.name, func() any { return e.fetch(ctx, s, doc, input, strict) })
 	if err != nil {
 		return nil, err
 	}

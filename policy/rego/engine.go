@@ -99,7 +99,9 @@ type Engine struct {
 	cache   *cache        // nil: decisions are not remembered
 	answers *answerCache  // nil: nor are documents
 	tokens  *tokens       // signatures that were verified
-	slots   chan struct{} // one for each evaluation that runs and is not given up
+	slots   chan struct{} // one for each decision of the registry that runs and is not given up
+	asked   chan struct{} // the same for questions that callers put to the policy
+	queries chan struct{} // and for what is no part of it, given up or not
 	jobs    chan *job     // to workers that have nothing to do
 	done    chan struct{}
 	latest  atomic.Pointer[set] // the one compiled last
@@ -117,9 +119,11 @@ func New(o Options) *Engine {
 		shelf:   newShelf(o.Sets),
 		// More evaluations at once than processors would only make each of
 		// them slower, and run into the limit for want of a processor.
-		slots: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
-		jobs:  make(chan *job),
-		done:  make(chan struct{}),
+		slots:   make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+		asked:   make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+		queries: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))),
+		jobs:    make(chan *job),
+		done:    make(chan struct{}),
 
 		tokens: newTokens(),
 	}

@@ -27,8 +27,11 @@ type Evaluation struct {
 // query or the input cannot be used, invalid_policy, and those of
 // [Engine.Query].
 func (e *Engine) Eval(ctx context.Context, rev *policy.Revision, query string, input []byte, explain bool) (*Evaluation, error) {
-	body, err := ast.ParseBodyWithOpts(query, ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: e.catalog.capabilities})
+	body, err := ParseQuery(query, ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: e.catalog.capabilities})
 	if err != nil {
+		if fault.Is(err, fault.BadRequest) {
+			return nil, err
+		}
 		return nil, fault.Wrap(fault.BadRequest, err, "the query is not Rego: %v", err)
 	}
 	q := &Query{Body: body, Explain: explain, Metrics: metrics.New()}

@@ -47,7 +47,7 @@ func (e *Engine) Explain(ctx context.Context, rev *policy.Revision, past *policy
 		rules: map[*ast.Rule]*seen{}, queries: map[uint64]*seen{}, sources: rev.Modules,
 	}
 	limit := max(explainFactor*e.options.Limit, time.Second)
-	ended, err := e.superviseFor(ctx, s, path, limit, func() any { return x.run(ctx, limit) })
+	ended, err := e.superviseFor(ctx, e.queries, s, path, limit, func() any { return x.run(ctx, limit) })
 	if cause, _ := ended.(error); err == nil {
 		err = cause
 	}

@@ -91,8 +91,11 @@ func (e *Engine) query(ctx context.Context, rev *policy.Revision, q *Query, comp
 	if err := s.withinReach(q.Body); err != nil {
 		return nil, err
 	}
-	result, err := e.supervise(ctx, s, "a query", func() (result any) {
+	result, err := e.supervise(ctx, e.queries, s, "a query", func() (result any) {
 		defer e.recovered(&result)
+		if err := s.weigher.query(s.compiler, q.Body); err != nil {
+			return err
+		}
 		c := startClock(e.options.Limit)
 		defer c.stop()
 		found, steps := &Found{}, &steps{clock: c}

@@ -48,7 +48,7 @@ func (e *Engine) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoint
 		}
 		d.EntryPoint = entrypoint
 		if entry := s.entry(entrypoint); entry.defined || entry.err != nil {
-			v := e.evaluate(ctx, s, entry, d.Time, func() ast.Value { return document })
+			v := e.evaluateIn(ctx, e.asked, s, entry, d.Time, func() ast.Value { return document })
 			v.fill(&d)
 			e.tell(v, &d)
 			return d, nil

@@ -38,7 +38,7 @@ func (e *Engine) Replay(ctx context.Context, rev *policy.Revision, past *policy.
 		d.Reasons = []string{fmt.Sprintf("the entry point data.%s cannot be asked: %s", dotted(entry.path), entry.err.Error())}
 		return d, nil
 	}
-	v, err := e.supervise(ctx, s, entry.path, func() any {
+	v, err := e.supervise(ctx, e.queries, s, entry.path, func() any {
 		return e.ask(ctx, s, entry, past.Time, chance, func() ast.Value { return document })
 	})
 	if err != nil {

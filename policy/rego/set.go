@@ -44,6 +44,7 @@ type set struct {
 	once        sync.Once
 	written     *ast.Compiler // see asWritten
 	stuck       atomic.Int32  // evaluations that were given up and still run
+	weigher     *weigher      // of queries
 
 	ready map[string]*entry // both of the revision's entry points
 	mu    sync.Mutex
@@ -70,6 +71,7 @@ func (e *Engine) compile(c *policy.Content) (s *set) {
 	if err := s.build(c, base); err != nil {
 		return &set{err: err, modules: s.modules}
 	}
+	s.weigher = newWeigher(s.compiler)
 	s.main = s.newPlace(DataRef("system/main"))
 	for _, action := range []policy.Action{policy.Register, policy.Lookup} {
 		path := c.EntryPoints.For(action)
@@ -121,7 +123,10 @@ func (s *set) newCompiler() *ast.Compiler {
 func (s *set) plainCompiler() *ast.Compiler {
 	return ast.NewCompiler().
 		WithCapabilities(s.catalog.capabilities).
-		WithPathConflictsCheck(storage.NonEmpty(context.Background(), s.store, s.txn))
+		WithPathConflictsCheck(storage.NonEmpty(context.Background(), s.store, s.txn)).
+		WithStageAfterID(ast.StageCheckRecursion, ast.CompilerStageDefinition{
+			Name: "BoundTypes", MetricName: "compile_stage_bound_types", Stage: boundTypes,
+		})
 }
 
 // entry gives the entry point of that path, "a/b"; the path has been checked.

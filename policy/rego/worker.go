@@ -18,6 +18,12 @@ import (
 // ended. What cannot be ended goes on in the background, so a revision that has
 // maxStuck of those is not asked any more; every other revision is, which is
 // the way out.
+//
+// There are three lanes, so that none keeps the ones before it from their turn:
+// the registry's own decisions, questions that callers put to the policy, and
+// what is no part of the policy, such as queries in Rego. One of the last that
+// does not end says nothing about the revision: it keeps its place in the lane
+// instead, so that there are never more of those than the lane is wide.
 const (
 	grace        = 2 * time.Second // from the limit to giving up
 	slotWait     = time.Second     // for a worker, when all are busy
@@ -31,6 +37,7 @@ type job struct {
 	set   *set
 	state atomic.Int32 // running, finished by the worker or given up by the caller
 	done  chan any
+	place chan struct{} // the lane of what keeps its place until it ends; nil: the caller frees it
 }
 
 const (
@@ -44,10 +51,15 @@ const (
 // It always returns soon after the limit: an evaluation that does not end is
 // left behind.
 func (e *Engine) evaluate(ctx context.Context, s *set, entry *entry, now time.Time, input func() ast.Value) *verdict {
+	return e.evaluateIn(ctx, e.slots, s, entry, now, input)
+}
+
+// evaluateIn is evaluate for a question of that lane.
+func (e *Engine) evaluateIn(ctx context.Context, lane chan struct{}, s *set, entry *entry, now time.Time, input func() ast.Value) *verdict {
 	if entry.err != nil {
 		return no("the entry point data.%s cannot be asked: %s", dotted(entry.path), entry.err.Error())
 	}
-	v, err := e.supervise(ctx, s, entry.path, func() any { return e.ask(ctx, s, entry, now, nil, input) })
+	v, err := e.supervise(ctx, lane, s, entry.path, func() any { return e.ask(ctx, s, entry, now, nil, input) })
 	if err != nil {
 		v := missed("%s", fault.From(err).Detail)
 		v.limited = errors.Is(err, errGivenUp)
@@ -59,20 +71,27 @@ func (e *Engine) evaluate(ctx context.Context, s *set, entry *entry, now time.Ti
 // supervise has a worker run what evaluates, and gives it up soon after the
 // limit. What it runs ends at the limit by itself where that is possible, and
 // recovers from its own panics. The error is not_ready: nobody answered.
-func (e *Engine) supervise(ctx context.Context, s *set, what string, run func() any) (any, error) {
-	return e.superviseFor(ctx, s, what, e.options.Limit, run)
+func (e *Engine) supervise(ctx context.Context, lane chan struct{}, s *set, what string, run func() any) (any, error) {
+	return e.superviseFor(ctx, lane, s, what, e.options.Limit, run)
 }
 
 // superviseFor is supervise for what has another limit than a decision.
-func (e *Engine) superviseFor(ctx context.Context, s *set, what string, limit time.Duration, run func() any) (any, error) {
+func (e *Engine) superviseFor(ctx context.Context, lane chan struct{}, s *set, what string, limit time.Duration, run func() any) (any, error) {
 	if s.stuck.Load() >= maxStuck {
 		return nil, fault.New(fault.NotReady, "evaluations of this policy do not end, so it is not asked any more; activate another revision")
 	}
-	if !e.slot(ctx) {
+	if !e.slot(ctx, lane) {
 		return nil, fault.New(fault.NotReady, "the policy was not asked in time, because the node is busy; try again")
 	}
-	defer func() { <-e.slots }()
 	j := &job{set: s, run: run, done: make(chan any, 1)}
+	if lane == e.queries {
+		j.place = lane
+	}
+	defer func() {
+		if j.place == nil || j.state.Load() != givenUp {
+			<-lane
+		}
+	}()
 	select {
 	case e.jobs <- j:
 	default:
@@ -88,7 +107,11 @@ func (e *Engine) superviseFor(ctx context.Context, s *set, what string, limit ti
 	if !j.state.CompareAndSwap(running, givenUp) {
 		return <-j.done, nil
 	}
-	e.options.Logger.Error("an evaluation of the policy does not end and was given up", "entry_point", what, "given_up", s.stuck.Add(1))
+	if j.place != nil {
+		e.options.Logger.Error("a query does not end and was given up; it keeps its place among the queries until it ends", "query", what, "places", cap(lane))
+	} else {
+		e.options.Logger.Error("an evaluation of the policy does not end and was given up", "entry_point", what, "given_up", s.stuck.Add(1))
+	}
 	return nil, fault.Wrap(fault.NotReady, errGivenUp, "%s", fault.From(e.cutOff()).Detail)
 }
 
@@ -100,16 +123,16 @@ func (e *Engine) cutOff() error {
 }
 
 // slot waits for its turn among the evaluations, but not for long.
-func (e *Engine) slot(ctx context.Context) bool {
+func (e *Engine) slot(ctx context.Context, lane chan struct{}) bool {
 	select {
-	case e.slots <- struct{}{}:
+	case lane <- struct{}{}:
 		return true
 	default:
 	}
 	wait := time.NewTimer(slotWait + e.options.Limit)
 	defer wait.Stop()
 	select {
-	case e.slots <- struct{}{}:
+	case lane <- struct{}{}:
 		return true
 	case <-ctx.Done():
 	case <-wait.C:
@@ -122,7 +145,11 @@ func (e *Engine) work(j *job) {
 	for {
 		v := j.run()
 		if !j.state.CompareAndSwap(running, finished) {
-			j.set.stuck.Add(-1) // given up too early, or ended after all
+			if j.place != nil { // given up too early, or ended after all
+				<-j.place
+			} else {
+				j.set.stuck.Add(-1)
+			}
 			return
 		}
 		j.done <- v
