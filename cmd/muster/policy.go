@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -205,93 +204,6 @@ func (a *app) policyRollback() *cobra.Command {
 	}
 	a.outputFlag(c)
 	return c
-}
-
-func (a *app) policyEval() *cobra.Command {
-	var input string
-	var local localEval
-	c := &cobra.Command{
-		Use: "eval [-d FILE|DIR…] [-i INPUT] [QUERY]", Short: "Ask for a decision on an input document: the active policy, or policies in files", Args: cobra.MaximumNArgs(1),
-		Long: `Ask for a decision on an input document. Without -d the active policy of the
-cluster is asked; with it, policies in files, without a cluster. A query in Rego
-is evaluated as it stands; otherwise the decision of an entry point is printed,
-and a refusal is an answer too, with exit code 0.`,
-		Example: "  muster policy eval -i input.json\n  muster policy eval -d policies -i input.json --explain data.api.registry.authz.allow",
-		RunE: a.do(func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				local.query = args[0]
-			}
-			offline := len(local.data) > 0
-			switch {
-			case !offline && (local.query != "" || local.explain || local.fail || local.defined):
-				return usage("a query, --explain and --fail need policies from files: name them with -d")
-			case local.query != "" && local.entrypoint != "":
-				return usage("give a query or --entrypoint, not both")
-			case local.query == "" && (local.fail || local.defined):
-				return usage("--fail and --fail-defined are about a query: give one")
-			case input == "" && local.query == "":
-				return usage("name the file with the input document, or - for standard input, with -i")
-			}
-			document, err := a.inputDocument(input)
-			if err != nil {
-				return err
-			}
-			if offline {
-				return a.evalLocally(cmd.Context(), local, document)
-			}
-			ask := map[string]any{"input": jsontext.Value(document)}
-			if local.entrypoint != "" {
-				ask["entrypoint"] = local.entrypoint
-			}
-			b, err := json.Marshal(ask)
-			if err != nil {
-				return err
-			}
-			c, err := a.dial()
-			if err != nil {
-				return err
-			}
-			answer, err := c.Authorize(cmd.Context(), b)
-			if err != nil {
-				return err
-			}
-			return a.raw(answer)
-		}),
-	}
-	f := c.Flags()
-	f.StringVarP(&input, "input", "i", "", "file with the input document, or - for standard input")
-	f.StringVar(&local.entrypoint, "entrypoint", "", "package to ask, such as api/registry/authz; else the input's action selects it")
-	f.StringArrayVarP(&local.data, "data", "d", nil, "Rego files, data, folders or one bundle to evaluate; may be repeated")
-	f.BoolVar(&local.explain, "explain", false, "print each step of the evaluation on standard error")
-	f.BoolVar(&local.fail, "fail", false, "exit with 1 where the query is undefined")
-	f.BoolVar(&local.defined, "fail-defined", false, "exit with 1 where the query is defined")
-	a.outputFlag(c)
-	return c
-}
-
-// inputDocument reads the one document in a file as JSON; nil: no file is named.
-func (a *app) inputDocument(name string) ([]byte, error) {
-	var b []byte
-	var err error
-	switch name {
-	case "":
-		return nil, nil
-	case "-":
-		b, err = io.ReadAll(a.in)
-	default:
-		b, err = os.ReadFile(name)
-	}
-	if err != nil {
-		return nil, err
-	}
-	docs, err := documents(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	if len(docs) != 1 {
-		return nil, fmt.Errorf("%s: one input document is needed, there are %d", name, len(docs))
-	}
-	return docs[0], nil
 }
 
 // content gathers policy files as the body of a push. Folders are read whole;

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"context"
 	"encoding/xml"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"regexp"
 	"slices"
@@ -239,78 +237,4 @@ func (a *app) testReport(form string, run *rego.TestRun, verbose bool, files map
 
 func indent(text string) string {
 	return "    " + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n    ") + "\n"
-}
-
-// localEval evaluates policies from files.
-type localEval struct {
-	data          []string
-	query         string // empty: a decision by the entry point is asked for
-	entrypoint    string
-	explain       bool
-	fail, defined bool
-}
-
-func (a *app) evalLocally(ctx context.Context, l localEval, input []byte) error {
-	c, _, err := a.sources(l.data)
-	if err != nil {
-		return err
-	}
-	engine := rego.New(rego.Options{ValidSchema: definition.Valid})
-	defer engine.Close()
-	rev := &policy.Revision{Digest: c.Digest(), Content: *c}
-	if err := engine.Prepare(ctx, rev); err != nil {
-		return err
-	}
-	if l.query == "" && !l.explain {
-		d, err := engine.DecideRaw(ctx, rev, l.entrypoint, input)
-		if err != nil {
-			return err
-		}
-		reasons := d.Reasons
-		if reasons == nil {
-			reasons = []string{}
-		}
-		return a.json(struct {
-			Allow    bool           `json:"allow"`
-			Reasons  []string       `json:"reasons"`
-			Filtered jsontext.Value `json:"filtered,omitzero"`
-		}{d.Allow, reasons, d.Filtered})
-	}
-	query := l.query
-	if query == "" {
-		if query, err = entryQuery(c, l.entrypoint, input); err != nil {
-			return err
-		}
-	}
-	v, err := engine.Eval(ctx, rev, query, input, l.explain)
-	if err != nil {
-		return err
-	}
-	if _, err := io.WriteString(a.err, v.Steps); err != nil {
-		return err
-	}
-	if err := a.raw(v.Result); err != nil {
-		return err
-	}
-	if (l.fail && !v.Defined) || (l.defined && v.Defined) {
-		return silent(exitError)
-	}
-	return nil
-}
-
-// entryQuery asks for all that an entry point says.
-func entryQuery(c *policy.Content, entrypoint string, input []byte) (string, error) {
-	var of struct {
-		Action policy.Action `json:"action"`
-	}
-	if entrypoint == "" {
-		if len(input) > 0 {
-			if err := json.Unmarshal(input, &of); err != nil {
-				return "", fmt.Errorf("the input's action cannot be read: %w", err)
-			}
-		}
-		entrypoint = c.EntryPoints.For(of.Action)
-	}
-	path, err := policy.EntryPoint(entrypoint)
-	return "data." + strings.ReplaceAll(path, "/", "."), err
 }

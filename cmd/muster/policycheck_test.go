@@ -153,6 +153,14 @@ func TestPolicyEvalInFiles(t *testing.T) {
 		"--fail -i - data.lib.tokens.claims":   {exitError, "{}"},
 		"--fail-defined data.published":        {exitError, "checked"},
 		"--fail -i - input.action":             {exitDone, "register"},
+		"x={1:2.5}":                            {exitDone, `"1": 2.5`},
+		"-f raw data.published":                {exitDone, "sent & <checked>\n"},
+		"-f values data.published;1":           {exitDone, "[\n  \"sent & <checked>\",\n  1\n]\n"},
+		"-f pretty -I input.action":            {exitDone, "\"register\"\n"},
+		"-f pretty data.nowhere":               {exitDone, "undefined\n"},
+		"-f discard data.published":            {exitDone, ""},
+		"-f bogus data.published":              {exitUsage, ""},
+		"-f raw -I":                            {exitUsage, ""},
 		"x:=":                                  {exitError, ""},
 		"":                                     {exitUsage, ""},
 		"--fail -i -":                          {exitUsage, ""},
@@ -167,6 +175,9 @@ func TestPolicyEvalInFiles(t *testing.T) {
 		if _, _, code := s.do(t, append([]string{"policy", "eval"}, strings.Fields(args)...)...); code != exitUsage {
 			t.Errorf("without files, %s: exit code %d", args, code)
 		}
+	}
+	if out, err, code := s.do(t, "policy", "eval", "--bundle", "testdata/policy", "--format", "raw", "--stdin-input", "input.action"); code != exitDone || out != "register\n" {
+		t.Errorf("exit code %d: %s %s", code, out, err)
 	}
 	out, steps, code := s.do(t, "policy", "eval", "-d", "testdata/policy", "-i", "-", "--explain")
 	contains(t, out, `"allow": false`, "owner is missing")

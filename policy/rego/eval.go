@@ -3,8 +3,8 @@ package rego
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 
-	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/metrics"
@@ -48,9 +48,14 @@ func (e *Engine) Eval(ctx context.Context, rev *policy.Revision, query string, i
 		Result oparego.ResultSet `json:"result,omitempty"`
 	}{found.Results}
 	v := &Evaluation{Defined: len(found.Results) > 0}
-	if v.Result, err = json.Marshal(out, json.Deterministic(true)); err != nil {
+	// The results hold numbers as OPA keeps them, which only encoding/json writes as numbers.
+	var b bytes.Buffer
+	w := json.NewEncoder(&b)
+	w.SetEscapeHTML(false)
+	if err := w.Encode(out); err != nil {
 		return nil, fault.Wrap(fault.InvalidPolicy, err, "the result cannot be written as JSON")
 	}
+	v.Result = bytes.TrimSpace(b.Bytes())
 	if explain {
 		var steps bytes.Buffer
 		topdown.PrettyTraceWithLocation(&steps, found.Trace)

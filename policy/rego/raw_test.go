@@ -35,6 +35,9 @@ func TestDecideRawAsksTheEntryPointOfTheAction(t *testing.T) {
 		if err != nil || d.Allow != c.allow || d.Allow == (len(d.Reasons) > 0) || d.PolicyRevision != 7 || d.ID == "" || d.Default {
 			t.Errorf("%q %s: %+v, %v", c.entry, c.input, d, err)
 		}
+		if c.entry == "other/place/allow" && d.Reasons[0] != "the entry point data.other.place.allow cannot be asked: it is a rule; name the package that it is in" {
+			t.Errorf("%q", d.Reasons)
+		}
 	}
 }
 

@@ -35,7 +35,7 @@ func (e *Engine) Replay(ctx context.Context, rev *policy.Revision, past *policy.
 		return e.undefined(d, entry, past), nil
 	}
 	if entry.err != nil {
-		d.Reasons = []string{fmt.Sprintf("the entry point data.%s cannot be asked: %s", dotted(entry.path), entry.err.Error())}
+		d.Reasons = []string{fmt.Sprintf("the entry point data.%s cannot be asked: %s", dotted(entry.path), fault.From(entry.err).Detail)}
 		return d, nil
 	}
 	v, err := e.supervise(ctx, e.queries, s, entry.path, func() any {

@@ -184,6 +184,9 @@ func (s *set) prepare(path string) *entry {
 	e.compiler = s.compiler.QueryCompiler()
 	if e.query, err = e.compiler.Compile(body); err != nil {
 		e.err = invalid(err, s.modules)
+		if len(s.compiler.GetRulesExact(dataRef(path))) > 0 {
+			e.err = fault.Wrap(fault.InvalidPolicy, err, "it is a rule; name the package that it is in")
+		}
 		return e
 	}
 	reads := s.analyse(path)

@@ -57,7 +57,7 @@ func (e *Engine) evaluate(ctx context.Context, s *set, entry *entry, now time.Ti
 // evaluateIn is evaluate for a question of that lane.
 func (e *Engine) evaluateIn(ctx context.Context, lane chan struct{}, s *set, entry *entry, now time.Time, input func() ast.Value) *verdict {
 	if entry.err != nil {
-		return no("the entry point data.%s cannot be asked: %s", dotted(entry.path), entry.err.Error())
+		return no("the entry point data.%s cannot be asked: %s", dotted(entry.path), fault.From(entry.err).Detail)
 	}
 	v, err := e.supervise(ctx, lane, s, entry.path, func() any { return e.ask(ctx, s, entry, now, nil, input) })
 	if err != nil {
