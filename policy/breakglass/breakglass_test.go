@@ -187,12 +187,20 @@ func TestQuestionsAboutAGivenInput(t *testing.T) {
 		{"", `{"action":"register","resource":{"namespace":["shop"]}}`, false},
 		{"", `{"action":"register"}`, false},
 		{"", `{"action":"register","resource":{"namespace":"*"}}`, false},
+		{"", `{"action":"register","resource":{"kind":"service","namespace":"shop"}}`, true},
+		{"", `{"action":"manage","resource":{"kind":"policy","namespace":"shop"}}`, false},
 		{"api/registry/authz", `{"action":"register","resource":{"namespace":"shop"}}`, false},
 	} {
 		got, err := d.DecideRaw(t.Context(), rev, c.entrypoint, []byte(c.input))
 		if err != nil || got.Allow != c.lifted || got.BreakGlass != c.lifted {
 			t.Errorf("%s %s: %+v %v", c.entrypoint, c.input, got, err)
 		}
+	}
+	// Without a policy the roles of whom the input names decide, and what they
+	// refuse is not lifted.
+	const stranger = `{"action":"register","principal":{"roles":["publisher"],"namespaces":["bank"]},"resource":{"kind":"service","namespace":"shop"}}`
+	if got, err := d.DecideRaw(t.Context(), nil, "", []byte(stranger)); err != nil || got.Allow || got.BreakGlass {
+		t.Errorf("a refusal by roles: %+v %v", got, err)
 	}
 	clock = now.Add(31 * time.Minute)
 	// The time in the input does not reopen what is over.

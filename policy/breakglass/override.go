@@ -3,6 +3,7 @@ package breakglass
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -90,7 +91,7 @@ func (d *decider) Decide(ctx context.Context, rev *policy.Revision, in *policy.I
 // caller names is not the registry's own, and is left as it is.
 func (d *decider) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoint string, input []byte) (policy.Decision, error) {
 	answer, err := d.next.DecideRaw(ctx, rev, entrypoint, input)
-	if err != nil || answer.Allow || entrypoint != "" {
+	if err != nil || answer.Allow || entrypoint != "" || answer.Default { // what roles refuse is not lifted
 		return answer, err
 	}
 	var asked struct {
@@ -101,7 +102,7 @@ func (d *decider) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoin
 			Name      string `json:"name"`
 		} `json:"resource"`
 	}
-	if json.Unmarshal(input, &asked) != nil {
+	if json.Unmarshal(input, &asked) != nil || !slices.Contains(records, asked.Resource.Kind) {
 		return answer, nil
 	}
 	// The time in the input is the caller's word; the opening ends by ours.
@@ -113,6 +114,9 @@ func (d *decider) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoin
 	}
 	return answer, nil
 }
+
+// records are the kinds of which refusals are lifted.
+var records = []string{"", "service", "version", "instance"}
 
 func lift(d *policy.Decision) {
 	d.Allow, d.BreakGlass, d.Missed, d.Unavailable = true, true, false, false

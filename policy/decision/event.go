@@ -74,6 +74,13 @@ func (e *Event) JSON() ([]byte, error) {
 		Msg: Message, PolicyPath: r.EntryPoint, Verdict: e.verdict(), PolicyRevision: r.PolicyRevision, DataRevision: r.Revision,
 		Engine: r.Engine, Principal: r.Principal, RequestID: r.RequestID,
 	}
+	shown := r.Result
+	if len(v.Chance) > 0 || len(shown.Reasons) > 0 {
+		// Both may repeat what the input holds: a token is an argument of what
+		// verifies it.
+		hide := e.mask.Hide("input", r.Input)
+		v.Chance, shown.Reasons = hidden(v.Chance, hide), texts(shown.Reasons, hide)
+	}
 	if r.Input != nil {
 		v.Input, v.Masked = e.mask.Mask("input", r.Input)
 	} else if r.InputBytes > 0 {
@@ -81,7 +88,7 @@ func (e *Event) JSON() ([]byte, error) {
 	}
 	result, err := []byte(r.Result.Value), error(nil)
 	if r.Result.Value == nil {
-		if result, err = json.Marshal(r.Result); err != nil {
+		if result, err = json.Marshal(shown); err != nil {
 			return nil, err
 		}
 	}

@@ -3,6 +3,7 @@ package decision
 import (
 	"bytes"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -16,10 +17,22 @@ const Masked = "***"
 // the public contract.
 func DefaultMasks() []string {
 	masks := []string{"/input/token"}
-	for _, name := range []string{"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-auth-token", "x-forwarded-client-cert"} {
+	for _, name := range []string{"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "api-key", "x-auth-token", "x-access-token",
+		"x-consul-token", "x-vault-token", "x-gitlab-token", "x-amz-security-token", "x-csrf-token", "x-forwarded-client-cert"} {
 		masks = append(masks, plainHeaders+name)
 	}
 	return masks
+}
+
+// requestPath is where the contract's input has the path of a request with its
+// query, which may hold a credential, too.
+const requestPath = "/input/attributes/request/http/path"
+
+// secretParams are the parameters of a query whose values are masked there.
+var secretParams = map[string]bool{
+	"token": true, "access_token": true, "id_token": true, "refresh_token": true, "auth_token": true, "private_token": true, "jwt": true,
+	"api_key": true, "apikey": true, "api-key": true, "key": true, "secret": true, "client_secret": true, "password": true, "passwd": true,
+	"code": true, "sig": true, "signature": true, "x-amz-signature": true, "x-amz-security-token": true, "client_assertion": true,
 }
 
 // Masker takes values out of inputs and results before anybody sees them. It
@@ -29,6 +42,7 @@ type Masker struct{ root *mask }
 // mask is a place in a document: below are the names that lead on.
 type mask struct {
 	all   bool
+	query bool             // it is a path, and its query may hold credentials
 	below map[string]*mask // by name in lower case; "*": every name
 }
 
@@ -57,6 +71,17 @@ func NewMasker(pointers []string) (*Masker, error) {
 		}
 		at.all = true
 	}
+	at := m.root
+	for _, s := range strings.Split(requestPath, "/")[1:] {
+		if at.below == nil {
+			at.below = map[string]*mask{}
+		}
+		if at.below[s] == nil {
+			at.below[s] = &mask{}
+		}
+		at = at.below[s]
+	}
+	at.query = true
 	return m, nil
 }
 
@@ -143,6 +168,11 @@ func (w *walk) value(places []*mask, pointer string) error {
 		}
 	}
 	kind := w.from.PeekKind()
+	for _, p := range places {
+		if p.query && kind == '"' {
+			return w.hideParams(pointer)
+		}
+	}
 	if len(places) == 0 || (kind != '{' && kind != '[') {
 		v, err := w.from.ReadValue()
 		if err != nil {
@@ -203,6 +233,38 @@ func (w *walk) hide(pointer string) error {
 	w.masked = append(w.masked, pointer)
 	w.collect(v)
 	return w.into.WriteToken(jsontext.String(Masked))
+}
+
+// hideParams takes the credentials out of the query of a path.
+func (w *walk) hideParams(pointer string) error {
+	t, err := w.from.ReadToken()
+	if err != nil {
+		return err
+	}
+	path, query, has := strings.Cut(t.String(), "?")
+	if !has {
+		return w.into.WriteToken(jsontext.String(path))
+	}
+	params, hidden := strings.FieldsFunc(query, func(r rune) bool { return r == '&' || r == ';' }), false
+	for i, param := range params {
+		name, value, _ := strings.Cut(param, "=")
+		plain, err := url.QueryUnescape(name)
+		// A URL within the query has one of its own.
+		if value == "" || (err == nil && !secretParams[strings.ToLower(plain)] && !strings.Contains(value, "=")) {
+			continue
+		}
+		hidden = true
+		w.secrets = append(w.secrets, value)
+		if plain, err := url.QueryUnescape(value); err == nil && plain != value {
+			w.secrets = append(w.secrets, plain)
+		}
+		params[i] = name + "=" + Masked
+	}
+	if !hidden {
+		return w.into.WriteToken(jsontext.String(path + "?" + query))
+	}
+	w.masked = append(w.masked, pointer)
+	return w.into.WriteToken(jsontext.String(path + "?" + strings.Join(params, "&")))
 }
 
 // collect keeps the texts of what was hidden.

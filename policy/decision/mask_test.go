@@ -58,6 +58,62 @@ func TestAHeaderIsMaskedInBothPlaces(t *testing.T) {
 	}
 }
 
+// The path of a request has its query, and what is asked there may come with a
+// credential in it.
+func TestCredentialsInAQueryAreMasked(t *testing.T) {
+	input := func(path string) []byte {
+		return []byte(`{"attributes":{"request":{"http":{"path":"` + path + `"}}}}`)
+	}
+	for path, want := range map[string]string{
+		"/v1/discovery":                                       "/v1/discovery",
+		"/v1/discovery?":                                      "/v1/discovery?",
+		"/v1/discovery?tag=a&namespace=b":                     "/v1/discovery?tag=a&namespace=b",
+		"/v1/catalog?dc=x&token=SECRET&y=1":                   "/v1/catalog?dc=x&token=***&y=1",
+		"/x?Access_Token=SECRET":                              "/x?Access_Token=***",
+		"/x?to%6ben=SECRET;password=SE%43RET":                 "/x?to%6ben=***&password=***",
+		"/x?%zz=SECRET&a=b":                                   "/x?%zz=***&a=b",
+		"/x?next=/y?token=SECRET&token=SECRET&client_secret=": "/x?next=***&token=***&client_secret=",
+	} {
+		got := string(Mask(input(path)))
+		if want := string(input(want)); got != want {
+			t.Errorf("%s became %s, want %s", path, got, want)
+		}
+	}
+	if secrets := defaults.Secrets("input", input("/x?token=a%2Fsecret")); !slices.Contains(secrets, "a/secret") || !slices.Contains(secrets, "a%2Fsecret") {
+		t.Errorf("secrets = %q", secrets)
+	}
+}
+
+// A token is an argument of the built-in that verifies it, and a message may
+// repeat it: neither leaves the node in an event.
+func TestEventsDoNotRepeatWhatIsMasked(t *testing.T) {
+	r := &Record{
+		ID: "1", EntryPoint: "a/b", Input: []byte(`{"token":"aaaa.bbbb.SECRET","x":1}`),
+		Chance: []byte(`{"io.jwt.decode_verify":{"[\"aaaa.bbbb.SECRET\",{}]":[false,{},{}]}}`),
+		Result: Result{Reasons: []string{"the token aaaa.bbbb.SECRET is not good"}},
+	}
+	m, err := NewMasker(DefaultMasks())
+	if err != nil {
+		t.Fatal(err)
+	}
+	event, err := newEvent(r, m).JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := json.Marshal(NewReport(r, m))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, b := range map[string][]byte{"event": event, "report": report} {
+		if strings.Contains(string(b), "SECRET") || !strings.Contains(string(b), "is not good") || !json.Valid(b) {
+			t.Errorf("%s: %s", what, b)
+		}
+	}
+	if !strings.Contains(r.Result.Reasons[0], "SECRET") {
+		t.Error("the record itself was changed")
+	}
+}
+
 func TestPointersThatMaskNothingAreRefused(t *testing.T) {
 	for _, p := range []string{"", "token", "/token", "input/token", "/Input/token", "/inputs/x"} {
 		if _, err := NewMasker([]string{p}); err == nil || !strings.Contains(err.Error(), p) {

@@ -40,11 +40,11 @@ func NewReport(r *Record, m *Masker) *Report {
 	if r.Input != nil {
 		out.Input, out.Masked = m.Mask("input", r.Input)
 	}
-	out.Chance = hidden(r.Chance, hide)
+	out.Chance, out.Result.Reasons = hidden(r.Chance, hide), texts(r.Result.Reasons, hide)
 	if r.Result.Filtered == nil && r.Result.Value == nil {
 		return out
 	}
-	result, err := json.Marshal(r.Result)
+	result, err := json.Marshal(out.Result)
 	if err != nil {
 		return out
 	}
@@ -54,6 +54,18 @@ func NewReport(r *Record, m *Masker) *Report {
 		shown = Result{Allow: r.Result.Allow}
 	}
 	out.Result, out.Masked = shown, append(out.Masked, masked...)
+	return out
+}
+
+// texts goes through messages of a policy, which may repeat what it was sent.
+func texts(messages []string, hide func(string) string) []string {
+	if len(messages) == 0 {
+		return messages
+	}
+	out := make([]string, len(messages))
+	for i, m := range messages {
+		out[i] = hide(m)
+	}
 	return out
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -63,6 +64,9 @@ func (h *Hooks) endpoint(r *setting.Record) *endpoint {
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= h.options.Trip },
 		// That the caller went away says nothing of the endpoint.
 		IsExcluded: func(err error) bool { return errors.Is(err, errGone) },
+		// An answer that turns the question down says nothing either: whoever may
+		// change a record could have all others' changes refused, or let through.
+		IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, errQuestion) },
 		OnStateChange: func(name string, from, to gobreaker.State) {
 			h.metrics.state(name, to)
 			h.options.Logger.Warn("circuit breaker of a webhook", "webhook", name, "from", from.String(), "to", to.String())
@@ -115,16 +119,21 @@ func (e *endpoint) close() {
 	}
 }
 
+// turnedDown are the statuses by which an endpoint that works says that the
+// question is at fault.
+var turnedDown = []int{http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity, http.StatusRequestHeaderFieldsTooLarge}
+
 // What stands in the way of an answer, as callers are told.
 var (
-	errGone    = errors.New("the request ended before it answered")
-	errTimeout = errors.New("it did not answer in time")
-	errReach   = errors.New("it cannot be reached")
-	errRefused = errors.New("it is at an address that is not connected to unless webhook.allow lists it")
-	errTLS     = errors.New("TLS with it cannot be set up")
-	errLarge   = errors.New("its answer is larger than 1 MiB")
-	errRest    = errors.New("it failed several times and is not asked for a while")
-	errSetting = errors.New("its stored setting cannot be used; set it again")
+	errGone     = errors.New("the request ended before it answered")
+	errTimeout  = errors.New("it did not answer in time")
+	errReach    = errors.New("it cannot be reached")
+	errRefused  = errors.New("it is at an address that is not connected to unless webhook.allow lists it")
+	errTLS      = errors.New("TLS with it cannot be set up")
+	errLarge    = errors.New("its answer is larger than 1 MiB")
+	errRest     = errors.New("it failed several times and is not asked for a while")
+	errQuestion = errors.New("it turns the question down")
+	errSetting  = errors.New("its stored setting cannot be used; set it again")
 )
 
 // failure is why there was no answer: the word for callers, and the cause for
@@ -237,6 +246,8 @@ func (e *endpoint) attempt(ctx context.Context, id string, body []byte) (answer,
 		return answer{}, backoff.Permanent(&failure{told: errors.New("it answers with a redirect, which is not followed")})
 	case res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusRequestTimeout:
 		return answer{}, &failure{told: fmt.Errorf("it answers with status %d", res.StatusCode)}
+	case slices.Contains(turnedDown, res.StatusCode):
+		return answer{}, backoff.Permanent(&failure{told: fmt.Errorf("it answers with status %d", res.StatusCode), cause: errQuestion})
 	case res.StatusCode != http.StatusOK:
 		return answer{}, backoff.Permanent(&failure{told: fmt.Errorf("it answers with status %d", res.StatusCode)})
 	case err != nil:

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -429,6 +430,29 @@ func TestFailOpenLetsThroughAndSaysSo(t *testing.T) {
 	deny := endpoint(t, says(`{"result":false}`))
 	s.put("opa", deny.spec(func(s *webhook.Spec) { s.FailurePolicy = webhook.FailOpen }))
 	refusedFor(t, ask(t, h, s, change()), "without a reason") // a no is no failure
+}
+
+// Who may change a record decides what is in the question: an endpoint that
+// turns such questions down is asked the next one all the same.
+func TestQuestionsThatAreTurnedDownDoNotOpenTheBreaker(t *testing.T) {
+	for _, status := range []int{http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity} {
+		var fine atomic.Bool
+		o := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
+			if !fine.Load() {
+				w.WriteHeader(status)
+				return
+			}
+			says(`{"result":true}`)(w, r)
+		})
+		h, s := with(t, o.spec(nil), webhook.Options{Trip: 2, Rest: time.Hour})
+		for range 10 {
+			refusedFor(t, ask(t, h, s, change()), "status "+strconv.Itoa(status))
+		}
+		fine.Store(true)
+		if reasons := ask(t, h, s, change()); reasons != nil {
+			t.Errorf("after %d: %q", status, reasons)
+		}
+	}
 }
 
 func TestTheBreakerOpensAndCloses(t *testing.T) {
