@@ -8,7 +8,6 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/types"
-	"github.com/open-policy-agent/opa/v1/util"
 
 	"github.com/muster-registry/muster/policy"
 )
@@ -164,17 +163,17 @@ func join(paths []string) string {
 // without a bound of their own.
 func (s *set) walks() (found []policy.Finding) {
 	reached := map[string]bool{} // places of rules
-	seen := map[util.T]bool{}
-	var follow func(rule util.T)
-	follow = func(rule util.T) {
+	seen := map[*ast.Rule]bool{}
+	var follow func(rule *ast.Rule)
+	follow = func(rule *ast.Rule) {
 		if seen[rule] {
 			return
 		}
 		seen[rule] = true
-		if r, ok := rule.(*ast.Rule); ok && r.Location != nil {
-			reached[r.Location.String()] = true
+		if rule.Location != nil {
+			reached[rule.Location.String()] = true
 		}
-		for next := range s.compiler.Graph.Dependencies(rule) {
+		for _, next := range s.depends[rule] {
 			follow(next)
 		}
 	}

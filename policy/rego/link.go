@@ -18,8 +18,8 @@ import (
 
 // A revision is mostly the one before it with a few modules changed. What OPA's
 // compiler made of the others is used again: the changed modules are compiled
-// together with all that they refer to, and then only the tables that lead to
-// rules are built anew. That gives what compiling everything would give, as
+// together with all that they refer to, and take the place of what they were in
+// the tables that lead to rules. That gives what compiling everything would give, as
 // long as what other modules can see of the changed ones is the same: the same
 // rules, of the same kinds, with the same types. In all other cases everything
 // is compiled.
@@ -27,12 +27,6 @@ const (
 	maxChanged = 16 // modules
 	maxClosure = 64 // modules that changed ones refer to, with those
 )
-
-// linkStages are what is left to do for modules that are compiled.
-var linkStages = []ast.StageID{
-	ast.StageRemoveImports, ast.StageSetModuleTree, ast.StageSetRuleTree, ast.StageSetGraph,
-	ast.StageBuildRuleIndices, ast.StageBuildComprehensionIndices,
-}
 
 // generation keeps apart the names that compilers make up.
 var generation atomic.Uint64
@@ -57,8 +51,8 @@ func (s *set) link(base *set, c *policy.Content) bool {
 			return false
 		}
 	}
-	compiled := base.compiler.Modules
-	vars := base.compiler.RewrittenVars
+	linked := base.compiler
+	s.depends, s.indexed = base.depends, base.indexed
 	if len(changed) > 0 {
 		closure := s.closure(changed)
 		if closure == nil {
@@ -68,14 +62,9 @@ func (s *set) link(base *set, c *policy.Content) bool {
 		if part.Compile(closure); part.Failed() || !sameView(base.compiler, part, changed) {
 			return false
 		}
-		compiled, vars = maps.Clone(compiled), maps.Clone(vars)
-		if !distinct(part, changed, compiled, vars) {
+		if linked = s.replace(base, part, changed); linked == nil {
 			return false
 		}
-	}
-	linked := s.linkCompiler(base.compiler.TypeEnv, compiled, vars)
-	if linked.Failed() {
-		return false
 	}
 	if !bytes.Equal(c.Data, base.data) && len(ast.CheckPathConflicts(linked, storage.NonEmpty(context.Background(), s.store, s.txn))) > 0 {
 		return false
@@ -84,26 +73,123 @@ func (s *set) link(base *set, c *policy.Content) bool {
 	return true
 }
 
+// replace gives the compiler of the base with the changed modules as they are
+// in the part, and notes what depends on what there. What is not changed is
+// shared with the base. Nil: it could not.
+func (s *set) replace(base *set, part *ast.Compiler, changed map[string]*ast.Module) *ast.Compiler {
+	old := base.compiler
+	compiled, vars := maps.Clone(old.Modules), maps.Clone(old.RewrittenVars)
+	if !distinct(part, changed, compiled, vars) {
+		return nil
+	}
+	tree, fresh := old.RuleTree, map[*ast.TreeNode]bool{}
+	for file := range changed {
+		tree = replaced(tree, old.Modules[file], compiled[file], fresh)
+	}
+	reindex(tree, fresh)
+	linked := s.linkCompiler(base, changed, func(c *ast.Compiler) {
+		c.Modules, c.RewrittenVars, c.RuleTree, c.TypeEnv = compiled, vars, tree, old.TypeEnv
+	})
+	if linked.Failed() {
+		return nil
+	}
+	s.depends = dependencies(base, linked, changed)
+	s.indexed = maps.Clone(base.indexed)
+	for file := range changed {
+		delete(s.indexed, file)
+		if comprehensions(linked, compiled[file]) {
+			s.indexed[file] = true
+		}
+	}
+	return linked
+}
+
 // linkCompiler gives a compiler of modules that are compiled. They are shared
-// with other compilers: no stage that is run changes them.
-func (s *set) linkCompiler(env *ast.TypeEnv, compiled map[string]*ast.Module, vars map[ast.Var]ast.Var) *ast.Compiler {
-	empty := make(map[string]*ast.Module, len(compiled))
-	for file, m := range compiled {
+// with other compilers: no stage that is run changes them. Comprehensions are
+// indexed in those modules alone that had such an index or are changed.
+func (s *set) linkCompiler(base *set, changed map[string]*ast.Module, fill func(*ast.Compiler)) *ast.Compiler {
+	empty := map[string]*ast.Module{}
+	for file := range base.indexed {
+		empty[file] = &ast.Module{Package: s.modules[file].Package}
+	}
+	for file, m := range changed {
 		empty[file] = &ast.Module{Package: m.Package}
 	}
-	skip := slices.DeleteFunc(ast.AllStages(), func(id ast.StageID) bool { return slices.Contains(linkStages, id) })
-	linked := s.plainCompiler().WithSkipStages(skip...).
+	linked := s.plainCompiler().WithSkipStages(without(ast.StageRemoveImports, ast.StageBuildComprehensionIndices)...).
 		WithStageAfterID(ast.StageRemoveImports, ast.CompilerStageDefinition{
 			Name: "Link", MetricName: "compile_stage_link",
 			Stage: func(c *ast.Compiler) *ast.Error {
-				maps.Copy(c.Modules, compiled)
-				c.TypeEnv = env
-				c.RewrittenVars = vars
+				fill(c)
 				return nil
 			},
 		})
 	linked.Compile(empty)
 	return linked
+}
+
+// edges are the rules that each rule refers to.
+type edges map[*ast.Rule][]*ast.Rule
+
+// add takes what the rules of modules refer to from their graph.
+func (e edges) add(g *ast.Graph, modules map[string]*ast.Module) {
+	for _, m := range modules {
+		ast.WalkRules(m, func(r *ast.Rule) bool {
+			var to []*ast.Rule
+			for x := range g.Dependencies(r) {
+				to = append(to, x.(*ast.Rule))
+			}
+			e[r] = to
+			return false
+		})
+	}
+}
+
+// dependencies are those of the base where nothing has changed. A rule that
+// referred to one of a changed module refers to all that are seen as it was.
+func dependencies(base *set, linked *ast.Compiler, changed map[string]*ast.Module) edges {
+	depends := maps.Clone(base.depends)
+	now := map[*ast.Rule][]*ast.Rule{} // by what they were
+	modules := map[string]*ast.Module{}
+	for file := range changed {
+		modules[file] = linked.Modules[file]
+		seen := map[string][]*ast.Rule{}
+		for _, r := range modules[file].Rules {
+			look, _ := looksLike(r)
+			for branch := r; branch != nil; branch = branch.Else {
+				seen[look] = append(seen[look], branch)
+			}
+		}
+		for _, r := range base.compiler.Modules[file].Rules {
+			look, _ := looksLike(r)
+			now[r] = seen[look]
+			for branch := r.Else; branch != nil; branch = branch.Else {
+				now[branch] = nil // those of the first branch stand for it
+			}
+		}
+	}
+	for r := range now {
+		delete(depends, r)
+	}
+	for r, to := range depends {
+		if !slices.ContainsFunc(to, func(r *ast.Rule) bool { _, gone := now[r]; return gone }) {
+			continue
+		}
+		next := map[*ast.Rule]bool{}
+		for _, r := range to {
+			if rules, gone := now[r]; !gone {
+				next[r] = true
+			} else {
+				for _, r := range rules {
+					next[r] = true
+				}
+			}
+		}
+		depends[r] = slices.Collect(maps.Keys(next))
+	}
+	depends.add(ast.NewGraph(modules, func(ref ast.Ref) []*ast.Rule {
+		return linked.GetRulesDynamicWithOpts(ref, ast.RulesOptions{IncludeHiddenModules: true})
+	}), modules)
+	return depends
 }
 
 // closure gives the modules with all that they may refer to, and all others of
@@ -193,11 +279,24 @@ func sameView(old, part *ast.Compiler, changed map[string]*ast.Module) bool {
 func view(m *ast.Module) map[string]ast.Ref {
 	all := map[string]ast.Ref{}
 	for _, r := range m.Rules {
-		ref := r.Ref()
-		prefix := ref.GroundPrefix()
-		all[fmt.Sprintf("%s %d %d %d %v", prefix, len(ref), len(r.Head.Args), r.Head.RuleKind(), r.Default)] = prefix
+		look, prefix := looksLike(r)
+		all[look] = prefix
 	}
 	return all
+}
+
+// looksLike is what others see of a rule, and its place.
+func looksLike(r *ast.Rule) (string, ast.Ref) {
+	ref := r.Ref()
+	prefix := ref.GroundPrefix()
+	var rest strings.Builder
+	for _, t := range ref[len(prefix):] {
+		if ast.IsConstant(t.Value) {
+			rest.WriteString(t.String())
+		}
+		rest.WriteByte('/')
+	}
+	return fmt.Sprintf("%s %s %d %d %v", prefix, rest.String(), len(r.Head.Args), r.Head.RuleKind(), r.Default), prefix
 }
 
 // distinct puts the changed modules among the compiled, with names for their
@@ -205,6 +304,12 @@ func view(m *ast.Module) map[string]ast.Ref {
 func distinct(part *ast.Compiler, changed map[string]*ast.Module, compiled map[string]*ast.Module, vars map[ast.Var]ast.Var) bool {
 	suffix := fmt.Sprintf("_g%d__", generation.Add(1))
 	for file := range changed {
+		ast.WalkVars(compiled[file], func(v ast.Var) bool {
+			if strings.HasPrefix(string(v), ast.LocalVarPrefix) {
+				delete(vars, v)
+			}
+			return false
+		})
 		x, err := ast.TransformVars(part.Modules[file], func(v ast.Var) (ast.Value, error) {
 			// A term may stand in several places, and come by once for each.
 			if !strings.HasPrefix(string(v), ast.LocalVarPrefix) || strings.HasSuffix(string(v), suffix) {

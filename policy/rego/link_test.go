@@ -3,11 +3,13 @@ package rego
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/metrics"
 	"pgregory.net/rapid"
 
 	"github.com/muster-registry/muster/policy"
@@ -34,6 +36,167 @@ var edits = []struct {
 	{"small if count", "small if data.teams[input.token].small2\n\nsmall2 if count", false},
 }
 
+// shapes are modules with all that tables are made of: rules at general
+// places and below them, branches, a package in several files, and
+// comprehensions with and without an index.
+func shapes(c *policy.Content) *policy.Content {
+	maps.Copy(c.Modules, map[string]string{
+		"shapes/a.rego": "package shapes\n\nat[x].left := 1 if x := input.token\n\nat[x].right := 2 if x := input.action\n\n" +
+			"level := 1 if input.action == \"update\" else := 2 if input.token == \"t\" else := 3\n\nlevel := 1 if input.action == \"patch\"\n",
+		"shapes/b.rego": "package shapes\n\nat[x].right := 2 if x := input.principal.id\n\n" +
+			"peers contains name if {\n\tsome p in data.people\n\tname := p.name\n\tnames := [q.name | some q in data.people; q.team == p.team]\n\tcount(names) > 0\n}\n",
+		"shapes/c.rego": "package shapes.at\n\nunder := 3 if data.shapes.level == 3\n",
+		"shapes/user.rego": "package user\n\nimport data.shapes\n\nall contains k if some k, v in shapes.at\n\n" +
+			"high if shapes.level == 3\n\nnamed := shapes.level\n\nright := shapes.at[input.token].right\n\nleft := shapes.at.t.left\n\ntest := walked if some [walked, \"ann\"] in {[1, x] | some x in shapes.peers}\n",
+		"shapes/hidden.rego": "package system.log\n\nmask contains \"/input/token\" if data.shapes.level == 3\n",
+	})
+	c.Modules["teams/t003.rego"] += "\nallow if {\n\tdata.user.high\n\tdata.user.right == 2\n\tcount(data.user.all) > 1\n\tdata.user.left\n}\n\ndeny contains name if some name in data.shapes.peers\n"
+	return c
+}
+
+// reshape are changes to them, by file.
+var reshape = []struct{ file, from, to string }{
+	{"shapes/a.rego", "if x := input.token", "if {\n\tx := input.token\n\tx != \"t001\"\n}"},
+	{"shapes/a.rego", "at[x].right := 2 if x := input.action\n", "at[x].right := 2 if x := input.resource.kind\n\nat[x].right := 2 if x := input.resource.namespace\n"},
+	{"shapes/a.rego", "at[x].right := 2 if x := input.action\n", ""},
+	{"shapes/a.rego", "at[x].left := 1", "at[x].lower := 1"},
+	{"shapes/a.rego", " else := 2 if input.token == \"t\"", " else := 2 if input.token == \"t\" else := 2 if input.principal.id == \"ann\""},
+	{"shapes/a.rego", " else := 2 if input.token == \"t\"", ""},
+	{"shapes/a.rego", "\nlevel := 1 if input.action == \"patch\"\n", ""},
+	{"shapes/b.rego", "if x := input.principal.id", "if x := data.people[_].name"},
+	{"shapes/b.rego", "q.team == p.team", "q.team != \"\""},
+	{"shapes/b.rego", "q.team != \"\"", "q.team == p.team"},
+	{"shapes/c.rego", "data.shapes.level == 3", "data.shapes.level == 1"},
+	{"shapes/c.rego", "data.shapes.level == 3", "true"},
+	{"shapes/c.rego", "under", "other"},
+	{"shapes/user.rego", "some k, v in shapes.at", "some k, v in shapes.at[_]"},
+	{"shapes/user.rego", "shapes.at[input.token].right", "shapes.at[input.action].right"},
+	{"shapes/user.rego", "shapes.at.t.left", "shapes.at.t001.left"},
+	{"shapes/hidden.rego", "level == 3", "level == 2"},
+	{"teams/t003.rego", "data.user.high", "data.user[\"high\"]"},
+}
+
+func whereIs(r *ast.Rule) string {
+	return fmt.Sprintf("%s:%d:%d", r.Location.File, r.Location.Row, r.Location.Col)
+}
+
+func placesOf(rules []*ast.Rule) (all []string) {
+	for _, r := range rules {
+		all = append(all, whereIs(r))
+	}
+	return all
+}
+
+// nothing knows no document.
+type nothing struct{}
+
+func (nothing) Resolve(ast.Ref) (ast.Value, error) { return nil, ast.UnknownValueErr{} }
+
+// tables writes out all that leads to rules: the tree with its indices, what
+// depends on what, and how many comprehensions of each file have an index.
+func tables(s *set, depends edges) string {
+	var b strings.Builder
+	var walk func(n *ast.TreeNode, depth int)
+	walk = func(n *ast.TreeNode, depth int) {
+		values := placesOf(n.Values)
+		fmt.Fprintf(&b, "%*s%v %v hidden %v", depth, "", n.Key, values, n.Hide)
+		if n.Index != nil {
+			for _, look := range []func(ast.ValueResolver) (*ast.IndexResult, error){n.Index.Lookup, n.Index.AllRules} {
+				r, err := look(nothing{})
+				if err != nil {
+					panic(err)
+				}
+				fmt.Fprintf(&b, " index %v %v %v %v %v", placesOf(r.Rules), r.Default != nil, r.Kind, r.EarlyExit, r.OnlyGroundRefs)
+				for _, rule := range r.Rules {
+					fmt.Fprintf(&b, " else %v", placesOf(r.Else[rule]))
+				}
+			}
+		}
+		b.WriteByte('\n')
+		if len(n.Sorted) != len(n.Children) {
+			panic("children are missing")
+		}
+		for _, key := range n.Sorted {
+			walk(n.Children[key], depth+1)
+		}
+	}
+	walk(s.compiler.RuleTree, 0)
+	var lines []string
+	for r, to := range depends {
+		all := placesOf(to)
+		slices.Sort(all)
+		lines = append(lines, fmt.Sprintf("%s -> %v", whereIs(r), all))
+	}
+	for file, m := range s.compiler.Modules {
+		n := 0
+		ast.WalkTerms(m, func(t *ast.Term) bool {
+			if s.compiler.ComprehensionIndex(t) != nil {
+				n++
+			}
+			return false
+		})
+		lines = append(lines, fmt.Sprintf("%s has %d, noted %v", file, n, s.indexed[file]))
+	}
+	slices.Sort(lines)
+	return b.String() + strings.Join(lines, "\n")
+}
+
+// What leads to the rules of a linked revision is what a compiler makes of all
+// of it.
+func TestTablesOfLinkedRevisions(t *testing.T) {
+	linked := map[string]int{}
+	rapid.Check(t, func(t *rapid.T) {
+		e, other := New(Options{CacheTTL: -1}), New(Options{CacheTTL: -1})
+		defer e.Close()
+		defer other.Close()
+		c := shapes(teams(4))
+		c.Data = []byte(`{"people":[{"name":"ann","team":"t001","on_call":true}]}`)
+		for range rapid.IntRange(1, 3).Draw(t, "changes") {
+			s, fresh := e.compile(c), other.compile(c)
+			if s.err != nil || fresh.err != nil {
+				if fmt.Sprint(s.err) != fmt.Sprint(fresh.err) {
+					t.Fatalf("%v, compiled: %v", s.err, fresh.err)
+				}
+				return
+			}
+			depends := edges{}
+			depends.add(fresh.compiler.Graph, fresh.compiler.Modules)
+			if got, want := tables(s, s.depends), tables(fresh, depends); got != want {
+				t.Fatalf("%s\n\ncompiled:\n%s", got, want)
+			}
+			e.latest.Store(s)
+			c = &policy.Content{Modules: maps.Clone(c.Modules), Data: c.Data}
+			edit := rapid.SampledFrom(reshape).Draw(t, "edit")
+			c.Modules[edit.file] = strings.Replace(c.Modules[edit.file], edit.from, edit.to, 1)
+			if s.linked {
+				linked[edit.file]++
+			}
+		}
+	})
+	if len(linked) < 3 {
+		t.Errorf("linked: %v", linked)
+	}
+}
+
+// A query may replace what rules decide by, in a linked revision as well.
+func TestQueriesReplaceRulesOfLinkedRevisions(t *testing.T) {
+	e := engine(t)
+	c := shapes(teams(2))
+	c.Modules["teams/t003.rego"] = team(3, 3)
+	if err := e.Prepare(t.Context(), stage(t, c)); err != nil {
+		t.Fatal(err)
+	}
+	c.Modules["shapes/hidden.rego"] = strings.Replace(c.Modules["shapes/hidden.rego"], "level == 3", "level == 2", 1)
+	rev := stage(t, c)
+	if err := e.Prepare(t.Context(), rev); err != nil || !e.shelf.get(rev.Digest).linked {
+		t.Fatal(err, "or not linked")
+	}
+	found, err := e.Query(t.Context(), rev, &Query{Metrics: metrics.New(), Body: ast.MustParseBody(`startswith(data.user.named, "n") with data.shapes.level as "none"`)})
+	if err != nil || len(found.Results) != 1 {
+		t.Errorf("%+v, %v", found, err)
+	}
+}
+
 func someTeamInput(t *rapid.T) *policy.Input {
 	in := &policy.Input{
 		Action: policy.Action(rapid.SampledFrom([]string{"register", "delete", "update"}).Draw(t, "action")),
@@ -57,7 +220,7 @@ func TestLinkedRevisionsDecideAsCompiledOnes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		e := New(Options{CacheTTL: -1, Limit: 1 << 33})
 		defer e.Close()
-		c := teams(4)
+		c := shapes(teams(4))
 		c.Data = []byte(`{"people":[{"name":"ann","team":"t001","on_call":true}]}`)
 		for range rapid.IntRange(1, 5).Draw(t, "changes") {
 			rev := &policy.Revision{Number: 1, Digest: c.Digest(), Content: *c}
@@ -94,6 +257,10 @@ func TestLinkedRevisionsDecideAsCompiledOnes(t *testing.T) {
 			edit := rapid.SampledFrom(edits).Draw(t, "edit")
 			if !strings.Contains(c.Modules[file], edit.to) {
 				c.Modules[file] = strings.Replace(c.Modules[file], edit.from, edit.to, 1)
+			}
+			if rapid.Bool().Draw(t, "reshape") {
+				edit := rapid.SampledFrom(reshape).Draw(t, "shape")
+				c.Modules[edit.file] = strings.Replace(c.Modules[edit.file], edit.from, edit.to, 1)
 			}
 		}
 	})

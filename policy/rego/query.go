@@ -128,7 +128,20 @@ func (e *Engine) queryError(c *clock, s *steps, err error) error {
 	return e.evaluationError(c, err)
 }
 
-func (s *set) evaluating() *ast.Compiler { return s.compiler }
+// evaluating is the compiler of what decides. Queries alone need to know what
+// depends on what they replace by the keyword with.
+func (s *set) evaluating() *ast.Compiler {
+	s.queried.Do(func() {
+		c := *s.compiler
+		if c.Graph == nil {
+			c.Graph = ast.NewGraph(c.Modules, func(ref ast.Ref) []*ast.Rule {
+				return c.GetRulesDynamicWithOpts(ref, ast.RulesOptions{IncludeHiddenModules: true})
+			})
+		}
+		s.graphed = &c
+	})
+	return s.graphed
+}
 
 // asWritten compiles the modules once more when it is first asked for, for what
 // shows rules to users: partial evaluation answers with parts of them.

@@ -1,9 +1,6 @@
 package rego
 
-import (
-	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/util"
-)
+import "github.com/open-policy-agent/opa/v1/ast"
 
 // reads is what the rules behind an entry point look at, found without
 // evaluating them. It errs on the side of more.
@@ -46,15 +43,15 @@ func (s *set) analyse(path string) reads {
 // readsOf walks all rules that the documents depend on.
 func (s *set) readsOf(refs ...ast.Ref) reads {
 	var r reads
-	seen := map[util.T]bool{}
-	var follow func(rule util.T)
-	follow = func(rule util.T) {
+	seen := map[*ast.Rule]bool{}
+	var follow func(rule *ast.Rule)
+	follow = func(rule *ast.Rule) {
 		if seen[rule] {
 			return
 		}
 		seen[rule] = true
 		r.merge(s.looks(rule))
-		for next := range s.compiler.Graph.Dependencies(rule) {
+		for _, next := range s.depends[rule] {
 			follow(next)
 		}
 	}
@@ -67,20 +64,19 @@ func (s *set) readsOf(refs ...ast.Ref) reads {
 }
 
 // looks is what one rule looks at itself. An earlier set may know.
-func (s *set) looks(x util.T) *reads {
-	rule, ok := x.(*ast.Rule)
-	if ok && s.seen[rule] != nil {
+func (s *set) looks(rule *ast.Rule) *reads {
+	if s.seen[rule] != nil {
 		return s.seen[rule]
 	}
 	var r *reads
-	if ok && s.base != nil {
+	if s.base != nil {
 		r = s.base.seen[rule]
 	}
 	if r == nil {
 		r = &reads{}
-		s.visit(x, r)
+		s.visit(rule, r)
 	}
-	if ok && !s.made { // later ones would race with those who use them
+	if !s.made { // later ones would race with those who use them
 		if s.seen == nil {
 			s.seen = map[*ast.Rule]*reads{}
 		}
@@ -108,7 +104,7 @@ func (p *paths) merge(o *paths) {
 }
 
 // visit collects what one rule, with its else branches, reads itself.
-func (s *set) visit(rule any, r *reads) {
+func (s *set) visit(rule *ast.Rule, r *reads) {
 	var visitor *ast.GenericVisitor
 	visitor = ast.NewGenericVisitor(func(x any) bool {
 		switch x := x.(type) {

@@ -36,6 +36,8 @@ type set struct {
 	data        []byte               // JSON
 	base        *set                 // whose work is used, while this one is made
 	seen        map[*ast.Rule]*reads // what each rule looks at itself
+	depends     edges                // between the compiled rules
+	indexed     map[string]bool      // files with a comprehension that has an index
 	made        bool                 // all of it but what is named later
 	linked      bool                 // made out of an earlier one
 	store       storage.Store
@@ -43,6 +45,8 @@ type set struct {
 	used        atomic.Uint64       // see shelf
 	once        sync.Once
 	written     *ast.Compiler // see asWritten
+	queried     sync.Once
+	graphed     *ast.Compiler // see evaluating
 	stuck       atomic.Int32  // evaluations that were given up and still run
 	weigher     *weigher      // of queries
 
@@ -108,6 +112,13 @@ func (s *set) build(c *policy.Content, base *set) error {
 	s.compiler = s.newCompiler()
 	if s.compiler.Compile(s.modules); s.compiler.Failed() {
 		return invalid(s.compiler.Errors, s.modules)
+	}
+	s.depends, s.indexed = edges{}, map[string]bool{}
+	s.depends.add(s.compiler.Graph, s.compiler.Modules)
+	for file, m := range s.compiler.Modules {
+		if comprehensions(s.compiler, m) {
+			s.indexed[file] = true
+		}
 	}
 	return nil
 }
