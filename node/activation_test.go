@@ -149,6 +149,15 @@ func TestActivationWaitsForALivingVoter(t *testing.T) {
 	if active := tr.active(0); active != 2 {
 		t.Errorf("after the refusal policy revision %d is active", active)
 	}
+	// The policy port says the same at once: no other change came first.
+	if a := portOf(t, tr).ask(0, "PUT", "/v1/policies/more.rego", "package more\n\nx := 1\n"); a.status < 400 || !strings.Contains(a.body, n.id) {
+		t.Errorf("changed without a living voter: %d %s", a.status, a.body)
+	}
+	fifth, err := c.Push(ctx, lookups("allow := 3 == 3"), false)
+	must(t, err)
+	if staged := number(t, fifth) - number(t, third); staged != 2 {
+		t.Errorf("a change that was refused staged %d revisions, want 1", staged-1)
+	}
 	// It is made, and what cannot be told is whether the silent node has it.
 	_, err = c.Rollback(ctx)
 	if !fault.Is(err, fault.NotReady) || fault.From(err).Outcome != fault.Unknown || !strings.Contains(err.Error(), n.id) {

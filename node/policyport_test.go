@@ -45,6 +45,12 @@ func newPort(t *testing.T, nodes int) *port {
 	t.Helper()
 	tr := newTrial(t, nodes)
 	tr.startAll()
+	return portOf(t, tr)
+}
+
+// portOf speaks to the policy ports of nodes that run.
+func portOf(t *testing.T, tr *trial) *port {
+	t.Helper()
 	pem, err := os.ReadFile(tr.file("ca.crt"))
 	must(t, err)
 	pool := x509.NewCertPool()

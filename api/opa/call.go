@@ -250,9 +250,12 @@ func (c *call) header(h http.Header, i int, name, value string) {
 }
 
 // revision is the number of the policy revision that answers; 0: none.
-func (c *call) revision() uint64 {
-	if active := c.state.Policy.Active(); active != nil {
-		return active.Number
+func (c *call) revision() uint64 { return active(c.state) }
+
+// active is the number of the policy revision that is active in the state; 0: none.
+func active(s State) uint64 {
+	if r := s.Policy.Active(); r != nil {
+		return r.Number
 	}
 	return 0
 }

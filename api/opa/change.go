@@ -35,14 +35,18 @@ func (c *call) change(code string, edit func(*policy.Content) error) error {
 	case <-ctx.Done():
 		return fault.Wrap(fault.NotReady, ctx.Err(), "the change did not get its turn in time; nothing was changed")
 	}
+	var refused error
 	for range attempts {
 		// Changes that this node has not heard of yet would only be refused.
 		if err := c.api.backend.ReadIndex(ctx); err != nil {
 			return err
 		}
-		err := c.tryChange(ctx, code, edit)
-		if !fault.Is(err, fault.RevisionMismatch) && !fault.Is(err, fault.Conflict) {
-			return err
+		if refused != nil && active(c.api.backend.Policies()) == active(c.state) {
+			return refused // and not because another change came first
+		}
+		refused = c.tryChange(ctx, code, edit)
+		if !fault.Is(refused, fault.RevisionMismatch) && !fault.Is(refused, fault.Conflict) {
+			return refused
 		}
 	}
 	return fault.New(fault.Conflict, "other changes of the policies kept coming first; nothing was changed, try again")
