@@ -157,7 +157,7 @@ func (g *Gate) admit(ctx context.Context, in *command.Intent, r *round) (cmd *co
 		return nil, nil, fault.New(fault.NotReady, "a restore is in progress; try again when it has ended")
 	}
 	cmd = &command.Command{
-		Principal: in.Principal.Id, Time: time.Now().UnixNano(), RequestId: in.RequestId,
+		Principal: in.Principal.Id, Time: time.Now().UnixNano(), RequestId: in.RequestId, TraceId: trace(in.Request),
 		IdempotencyKey: in.IdempotencyKey, RequestDigest: in.RequestDigest, Op: in.Command.Op,
 	}
 	if repeated, err = st.Repeat(cmd); repeated != nil || err != nil {

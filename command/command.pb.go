@@ -206,6 +206,8 @@ type Command struct {
 	RequestId      string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The policy replaced the content of the record.
 	Filtered bool `protobuf:"varint,9,opt,name=filtered,proto3" json:"filtered,omitempty"`
+	// Of the W3C trace that the request belongs to, in hexadecimal; empty: none.
+	TraceId string `protobuf:"bytes,10,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
 	// Types that are valid to be assigned to Op:
 	//
 	//	*Command_Put
@@ -316,6 +318,13 @@ func (x *Command) GetFiltered() bool {
 		return x.Filtered
 	}
 	return false
+}
+
+func (x *Command) GetTraceId() string {
+	if x != nil {
+		return x.TraceId
+	}
+	return ""
 }
 
 func (x *Command) GetOp() isCommand_Op {
@@ -1927,7 +1936,7 @@ const file_command_proto_rawDesc = "" +
 	"\rcommand.proto\x12\x11muster.command.v1\"W\n" +
 	"\x05Batch\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x126\n" +
-	"\bcommands\x18\x02 \x03(\v2\x1a.muster.command.v1.CommandR\bcommands\"\xc2\b\n" +
+	"\bcommands\x18\x02 \x03(\v2\x1a.muster.command.v1.CommandR\bcommands\"\xdd\b\n" +
 	"\aCommand\x12'\n" +
 	"\x0fidempotency_key\x18\x01 \x01(\tR\x0eidempotencyKey\x12%\n" +
 	"\x0erequest_digest\x18\x02 \x01(\fR\rrequestDigest\x12\x1c\n" +
@@ -1939,7 +1948,9 @@ const file_command_proto_rawDesc = "" +
 	"decisionId\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\b \x01(\tR\trequestId\x12\x1a\n" +
-	"\bfiltered\x18\t \x01(\bR\bfiltered\x12*\n" +
+	"\bfiltered\x18\t \x01(\bR\bfiltered\x12\x19\n" +
+	"\btrace_id\x18\n" +
+	" \x01(\tR\atraceId\x12*\n" +
 	"\x03put\x18\x14 \x01(\v2\x16.muster.command.v1.PutH\x00R\x03put\x123\n" +
 	"\x06delete\x18\x15 \x01(\v2\x19.muster.command.v1.DeleteH\x00R\x06delete\x12;\n" +
 	"\x06status\x18\x16 \x01(\v2!.muster.command.v1.InstanceStatusH\x00R\x06status\x123\n" +

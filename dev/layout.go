@@ -253,6 +253,8 @@ tls:
   key: node.key
 gossip_key_file: ../gossip.key
 operator_token_file: ../operator_token
+audit:
+  path: audit.log
 webhook:
   allow: [127.0.0.0/8, "::1"]
 log:

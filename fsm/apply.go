@@ -60,8 +60,9 @@ type batch struct {
 	staged    uint64
 	index     uint64 // of the entry being applied
 
-	events Events
-	marks  []mark // the state hash after each entry
+	events  Events
+	marks   []mark   // the state hash after each entry
+	changes []Change // for the recorder
 }
 
 func (m *Machine) begin() *batch {
@@ -114,6 +115,9 @@ func (b *batch) commit() {
 		ClusterID: b.clusterID, Revision: b.revision, Applied: b.applied, Term: b.term,
 		Hash: b.hash, Restoring: b.restoring, Staged: b.staged,
 	}
+	if len(b.changes) > 0 {
+		b.m.recorder.Changed(b.changes)
+	}
 	b.m.store.add(b.delta, position{b.applied, b.term, b.revision, b.active, b.clusterID, b.restoring})
 	b.m.marks.add(b.marks)
 	b.m.publish(v, touched, b.events)
@@ -155,9 +159,13 @@ func (b *batch) command(c *command.Command) (*command.Receipt, error) {
 	if b.restoring != "" && !restores(c) {
 		return nil, fault.New(fault.NotReady, "a restore is in progress; try again when it has ended")
 	}
+	before := b.revision
 	receipt, err := b.change(c)
 	if err != nil {
 		return nil, err
+	}
+	if c.GetLeases() == nil && b.revision > before {
+		b.note(c, nil, receipt.Created)
 	}
 	receipt.DecisionId, receipt.PolicyRevision, receipt.Filtered = c.DecisionId, c.PolicyRevision, c.Filtered
 	if c.IdempotencyKey != "" {
@@ -308,6 +316,7 @@ func (b *batch) leases(c *command.Command, l *command.Leases) (*command.Receipt,
 		st := registry.Stamp{Revision: next, Time: at, By: c.Principal}
 		if b.reg.Lease(st, it.Namespace, it.Service, it.Name, leaseChanges[it.Change], it.Observed) {
 			b.revision++
+			b.note(c, it, false)
 		}
 	}
 	return &command.Receipt{Revision: b.revision}, nil

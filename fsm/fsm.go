@@ -88,7 +88,8 @@ type Machine struct {
 
 	repeats atomic.Pointer[repeatTable]
 
-	store store
+	recorder Recorder // nil: none
+	store    store
 }
 
 // Open opens or creates the state file in dir and loads it. The caller closes

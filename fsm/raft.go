@@ -67,6 +67,10 @@ func (m *Machine) Restore(r io.ReadCloser) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
+	if m.recorder != nil {
+		m.recorder.Replaced(v.ClusterID, v.Revision)
+		m.recorder.Sync()
+	}
 	if err := m.store.replace(path); err != nil {
 		// The old file may be closed already: there is no state to go on with.
 		panic(fmt.Sprintf("replace state file %s: %v", m.path, err))

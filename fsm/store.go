@@ -70,6 +70,7 @@ type store struct {
 	pending *delta
 	writing *delta
 	closed  bool
+	before  func() // called ahead of each write to the file; nil: nothing
 
 	kick    chan struct{}
 	stop    chan struct{}
@@ -155,9 +156,12 @@ func (s *store) flush() {
 		return
 	}
 	s.pending, s.writing = newDelta(), d
-	db := s.db
+	db, before := s.db, s.before
 	s.mu.Unlock()
 
+	if before != nil {
+		before()
+	}
 	if err := write(db, d); err != nil {
 		panic(fmt.Sprintf("write state file %s: %v", s.path, err))
 	}

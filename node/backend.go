@@ -82,6 +82,9 @@ func (b backend) Decider() policy.Decider { return b.decider }
 
 // Submit implements rest.Backend: the leader executes the intent, wherever it is.
 func (b backend) Submit(ctx context.Context, in *command.Intent) (*command.Receipt, error) {
+	if err := b.auditable(); err != nil {
+		return nil, err
+	}
 	if b.cluster.IsLeader() {
 		receipt, err := b.gate.Execute(ctx, in)
 		if !fault.Is(err, fault.NoLeader) || fault.From(err).Outcome == fault.Unknown {
@@ -109,6 +112,9 @@ func (n *Node) serveSubmit(ctx context.Context, _ string, payload []byte) ([]byt
 	in := new(command.Intent)
 	if err := proto.Unmarshal(payload, in); err != nil {
 		return nil, fault.Wrap(fault.BadRequest, err, "the intent cannot be read")
+	}
+	if err := n.auditable(); err != nil {
+		return nil, err
 	}
 	receipt, err := n.gate.Execute(ctx, in)
 	if err != nil {

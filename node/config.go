@@ -39,6 +39,7 @@ type Config struct {
 	Webhook   WebhookSettings   `yaml:"webhook"`
 	Limits    LimitSettings     `yaml:"limits"`
 	Raft      RaftSettings      `yaml:"raft"`
+	Audit     AuditSettings     `yaml:"audit"`
 	Log       LogSettings       `yaml:"log"`
 
 	Secrets Secrets `yaml:"-"`
@@ -182,7 +183,8 @@ func Defaults() *Config {
 			HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond, LeaderLease: 500 * time.Millisecond,
 			SnapshotInterval: 30 * time.Second, SnapshotThreshold: 65_536, TrailingLogs: 16_384,
 		},
-		Log: LogSettings{Level: "info", Format: "text"},
+		Audit: auditDefaults(),
+		Log:   LogSettings{Level: "info", Format: "text"},
 	}
 }
 
@@ -206,7 +208,7 @@ func Load(path string, env func(string) string) (*Config, error) {
 		return nil, err
 	}
 	for _, p := range append(c.Policy.DecisionLog.paths(),
-		&c.DataDir, &c.GossipKeyFile, &c.OperatorTokenFile,
+		&c.DataDir, c.Audit.file(), &c.GossipKeyFile, &c.OperatorTokenFile,
 		&c.Policy.Git.TokenFile, &c.Policy.Git.CAFile, &c.Policy.Git.SSHKeyFile, &c.Policy.Git.KnownHostsFile, &c.Policy.Git.WebhookSecretFile,
 		&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key, &c.TLS.ControlCert, &c.TLS.ControlKey,
 	) {

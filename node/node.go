@@ -24,6 +24,7 @@ import (
 
 	"github.com/muster-registry/muster/admit"
 	"github.com/muster-registry/muster/api/rest"
+	"github.com/muster-registry/muster/audit"
 	"github.com/muster-registry/muster/cluster"
 	"github.com/muster-registry/muster/fsm"
 	"github.com/muster-registry/muster/identity"
@@ -66,6 +67,7 @@ type Node struct {
 	log       *decision.Log
 	decisions *decision.Store
 	masker    *decision.Masker
+	trail     *audit.Trail // nil: none is kept
 
 	signatures *sign.Verifier
 	ruled      chan struct{} // settings may have changed, for a node that insists on one
@@ -109,7 +111,10 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 	if n.machine, err = fsm.Open(filepath.Join(cfg.DataDir, "state"), fsm.Options{}); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, n.machine.Close()) }()
+	defer func() { err = errors.Join(err, n.machine.Close(), n.closeAudit()) }()
+	if err := n.openAudit(registry); err != nil {
+		return err
+	}
 	n.engine = rego.New(rego.Options{
 		Limit: cfg.Limits.Evaluation, ValidSchema: definition.Valid, MinCoverage: cfg.Policy.MinCoverage, Without: v.without,
 		Logger: n.logger, Compiled: n.metrics.engineWatched(),
@@ -148,8 +153,8 @@ func (n *Node) clusterConfig(certs *certificates, reg prometheus.Registerer) clu
 		BootstrapExpect: c.Cluster.BootstrapExpect,
 		TrustDomain:     c.Cluster.TrustDomain, Credentials: certs.peer,
 		Meta:        map[string]string{"control": c.Advertise.Control, "version": n.version},
-		StatusExtra: n.statusExtra,
-		Logger:      n.logger, Registerer: reg,
+		StatusExtra: n.statusExtra, OnRefused: n.refusedPeer,
+		Logger: n.logger, Registerer: reg,
 		Timing: cluster.Timing{
 			Heartbeat: c.Raft.HeartbeatTimeout, Election: c.Raft.ElectionTimeout, Lease: c.Raft.LeaderLease,
 			// A follower hears of a commit with the next entries, or after this.
@@ -237,6 +242,7 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	n.shadow.Follow(n.machine.View().Policy)
 	go n.shadow.Run(running)
 	go n.beats.Run(running)
+	go n.reopenAudit(running)
 	go func() {
 		for {
 			select {
@@ -332,7 +338,7 @@ func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server,
 		ParseBundle: func(b []byte) (*policy.Push, error) { return rego.ParseBundle(b, int64(lim.Definition), n.signatures) },
 		Signatures:  n.signatures,
 		Diff:        n.engine.Diff,
-		Observe:     n.metrics.observe, WebhookSecret: []byte(n.cfg.Secrets.GitWebhook),
+		Observe:     n.metrics.observe, Refused: n.refusedCall, WebhookSecret: []byte(n.cfg.Secrets.GitWebhook),
 	})
 	if err != nil {
 		return nil, err

@@ -125,6 +125,14 @@ func (c *call) fail(err error) {
 	}
 	h := c.Header()
 	switch r.status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
+		handler := "catchall"
+		if c.route != nil {
+			handler = c.route.handler
+		}
+		c.api.opt.Refused(c.r, c.who, handler, requestID(c.r.Header.Get("X-Request-Id")), fault.From(err))
+	}
+	switch r.status {
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer realm="muster"`)
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:

@@ -17,6 +17,7 @@ import (
 	"github.com/klauspost/compress/gzhttp"
 
 	"github.com/muster-registry/muster/command"
+	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/rego"
@@ -66,6 +67,9 @@ type Options struct {
 	Decided policy.Observer
 	// Observe is told of every answer; the handler is named as OPA names it.
 	Observe func(handler, method string, status int, elapsed time.Duration)
+	// Refused is told of every call that is about to be answered 401, 403 or
+	// 429. who is nil where nobody proved an identity.
+	Refused func(r *http.Request, who *identity.Principal, action, requestID string, err *fault.Error)
 }
 
 func (o *Options) setDefaults() {
@@ -89,6 +93,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Observe == nil {
 		o.Observe = func(string, string, int, time.Duration) {}
+	}
+	if o.Refused == nil {
+		o.Refused = func(*http.Request, *identity.Principal, string, string, *fault.Error) {}
 	}
 }
 

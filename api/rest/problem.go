@@ -80,6 +80,14 @@ func (c *call) fail(err error) {
 	}
 	h := c.Header()
 	switch e.Code.Status() {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
+		action := ""
+		if c.route != nil {
+			action = c.route.ID
+		}
+		c.api.opt.Refused(c.r, c.who, action, c.id, e)
+	}
+	switch e.Code.Status() {
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer realm="muster"`)
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:

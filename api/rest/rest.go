@@ -17,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/muster-registry/muster/command"
+	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/sign"
@@ -138,6 +139,9 @@ type Options struct {
 	WebhookSecret []byte
 	// Observe is told of every answer; operation is "" where no route matched.
 	Observe func(operation string, status int, elapsed time.Duration)
+	// Refused is told of every call that is about to be answered 401, 403 or
+	// 429. who is nil where nobody proved an identity.
+	Refused func(r *http.Request, who *identity.Principal, action, requestID string, err *fault.Error)
 }
 
 func (o *Options) setDefaults() {
@@ -170,6 +174,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Observe == nil {
 		o.Observe = func(string, int, time.Duration) {}
+	}
+	if o.Refused == nil {
+		o.Refused = func(*http.Request, *identity.Principal, string, string, *fault.Error) {}
 	}
 }
 

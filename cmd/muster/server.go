@@ -14,7 +14,7 @@ import (
 )
 
 func (a *app) server() *cobra.Command {
-	var config string
+	var config, trail string
 	c := &cobra.Command{
 		Use: "server --config FILE", Short: "Run one node", Args: cobra.NoArgs,
 		Long: "Run one node until SIGINT or SIGTERM, upon which it hands over the leadership,\nfinishes what it has begun and ends with exit code 0. It logs to standard error.",
@@ -26,12 +26,16 @@ func (a *app) server() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if trail != "" {
+				cfg.Audit.Path = trail
+			}
 			logger := newLogger(cfg.Log, a.err)
 			limitMemory(logger, a.env)
 			return node.Run(cmd.Context(), cfg, version, logger)
 		}),
 	}
 	c.Flags().StringVar(&config, "config", "", "the node's configuration, in YAML")
+	c.Flags().StringVar(&trail, "audit-path", "", "file of the audit trail (default audit.path of the configuration); off: none")
 	return c
 }
 

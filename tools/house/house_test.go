@@ -28,6 +28,7 @@ const module = "github.com/muster-registry/muster/"
 // refused until it is. A trailing /… stands for the rooms below as well.
 var rooms = map[string][]string{
 	"fault":               {},
+	"audit":               {},
 	"command":             {"fault"},
 	"egress":              {},
 	"pki":                 {},
@@ -57,7 +58,7 @@ var rooms = map[string][]string{
 	"api/opa":             {"policy", "policy/rego", "identity", "command", "fault"},
 	"dev":                 {"client", "pki", "fault"},
 	"node":                {"…"},
-	"cmd/muster":          {"node", "egress", "policy/webhook", "client", "dev", "pki", "registry", "registry/definition", "policy", "policy/rego/…", "snapshot", "fault"},
+	"cmd/muster":          {"audit", "node", "egress", "policy/webhook", "client", "dev", "pki", "registry", "registry/definition", "policy", "policy/rego/…", "snapshot", "fault"},
 	"tools/house":         {},
 	"jepsen":              {"…"},
 	"jepsen/…":            {"…"},
@@ -74,7 +75,7 @@ var homes = map[string][]string{
 	"go.etcd.io/bbolt":                         {"fsm", "cluster"}, // in cluster: the options of raft-boltdb
 	"github.com/DeRuina/timberjack":            {"policy/decision"},
 	"github.com/spf13/cobra":                   {"cmd/muster"},
-	"github.com/prometheus/client_golang":      {"cluster", "fsm", "node", "policy/decision", "policy/shadow", "policy/webhook", "policy/breakglass"},
+	"github.com/prometheus/client_golang":      {"audit", "cluster", "fsm", "node", "policy/decision", "policy/shadow", "policy/webhook", "policy/breakglass"},
 	"github.com/anishathalye/porcupine":        {"jepsen/…"},
 	"github.com/getkin/kin-openapi":            {"api/rest"},
 	"github.com/schollz/progressbar":           {"cmd/muster"},

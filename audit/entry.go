@@ -1,0 +1,152 @@
+// Package audit owns a node's audit trail: a file of one JSON line for each
+// change of the cluster's state, each refused call and each refused
+// connection, chained by hashes, so that a line that was altered, taken out or
+// moved is noticed; and the reading of it.
+//
+// Changes are told as the state machine applies them, and the trail is on disk
+// before the state file that holds them is: what a crash took from the trail is
+// told again by the log (docs/adr/0007-audit-trail.md). A change that stands
+// in the trail already is not written twice.
+//
+// It refuses to write a gap over: whatever is missing is said in a line of its
+// own.
+package audit
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+)
+
+// Type says what a line is about.
+type Type string
+
+// The types of line.
+const (
+	Change     Type = "change"     // of the state, applied
+	Refusal    Type = "refusal"    // of a call
+	Connection Type = "connection" // refused on the peer port
+	Begin      Type = "begin"      // first line of a file, and of each start of the node
+	Gap        Type = "gap"        // changes or lines that are not in this trail
+)
+
+// The outcomes.
+const (
+	Applied = "applied"
+	Refused = "refused"
+)
+
+// Evaluated is the event of lines about what a policy decided.
+const Evaluated = "policy_evaluation"
+
+// The causes of a begin and of a gap.
+const (
+	Start    = "start"    // of the node
+	Rotation = "rotation" // of the file
+	Reopened = "reopened" // by SIGHUP
+
+	New      = "new"      // the changes came before this trail began
+	Snapshot = "snapshot" // the node took over the state of another
+	Missing  = "missing"  // they were in the trail, or should have been
+	Lost     = "lost"     // they could not be written
+)
+
+// Entry is one line of a trail. Which fields are set depends on its type.
+type Entry struct {
+	Seq   uint64    `json:"seq"` // 1, 2, 3 … over all files
+	Time  time.Time `json:"time"`
+	Node  string    `json:"node"`
+	Type  Type      `json:"type"`
+	Event string    `json:"event,omitzero"` // policy_evaluation
+
+	Principal string `json:"principal,omitzero"`
+	Source    string `json:"source,omitzero"` // address of the caller
+	Action    string `json:"action,omitzero"`
+	Record    string `json:"record,omitzero"` // as "service default/cart"; of a refusal, the path of the call
+	Revision  uint64 `json:"revision,omitzero"`
+
+	DecisionID     string `json:"decision_id,omitzero"`
+	PolicyRevision uint64 `json:"policy_revision,omitzero"`
+	RequestID      string `json:"request_id,omitzero"`
+	TraceID        string `json:"trace_id,omitzero"`
+	Filtered       bool   `json:"filtered,omitzero"` // the policy replaced content
+
+	Outcome string `json:"outcome,omitzero"`
+	Status  int    `json:"status,omitzero"` // HTTP, of a refusal
+	Code    string `json:"code,omitzero"`
+	Reason  string `json:"reason,omitzero"` // of a refused connection
+
+	ClusterID string `json:"cluster_id,omitzero"` // begin, gap, and the change that gave it
+	Cause     string `json:"cause,omitzero"`      // begin, gap
+	From      uint64 `json:"from,omitzero"`       // gap: first revision that is not here
+	To        uint64 `json:"to,omitzero"`         // gap: the last
+	Lines     uint64 `json:"lines,omitzero"`      // gap: how many lines of other types are not here
+}
+
+// Head is where a chain has come to.
+type Head struct {
+	Seq       uint64 `json:"seq"`
+	Hash      string `json:"hash"` // of the last line, in hexadecimal
+	ClusterID string `json:"cluster_id"`
+	Revision  uint64 `json:"revision"` // of the last change in the trail, or told to be missing
+}
+
+var zero = strings.Repeat("0", 2*sha256.Size)
+
+// link ends a line: its JSON, the hash of the line before and its own, which
+// covers everything before it.
+func link(line []byte, prev string) (linked []byte, hash string) {
+	line = append(line[:len(line)-1], `,"prev":"`...)
+	line = append(line, prev...)
+	line = append(line, '"')
+	sum := sha256.Sum256(line)
+	hash = hex.EncodeToString(sum[:])
+	line = append(line, `,"hash":"`...)
+	line = append(line, hash...)
+	return append(line, '"', '}', '\n'), hash
+}
+
+const hashMember = `,"hash":"`
+
+// linked is a line as it is read.
+type linked struct {
+	Entry
+	Prev string `json:"prev"`
+	Hash string `json:"hash"`
+}
+
+// read decodes one line without its end and holds it to its own hash.
+func read(line []byte) (*linked, error) {
+	l := new(linked)
+	if err := json.Unmarshal(line, l, json.RejectUnknownMembers(false)); err != nil {
+		return nil, fmt.Errorf("it is not a line of a trail: %w", err)
+	}
+	end := bytes.LastIndex(line, []byte(hashMember))
+	if end < 0 || string(line[end:]) != hashMember+l.Hash+`"}` {
+		return l, errors.New("it does not end with its hash")
+	}
+	if sum := sha256.Sum256(line[:end]); hex.EncodeToString(sum[:]) != l.Hash {
+		return l, errors.New("it was altered: it is not what its hash was made of")
+	}
+	return l, nil
+}
+
+// after moves the head behind a line.
+func (h *Head) after(e *Entry, hash string) {
+	h.Seq, h.Hash = e.Seq, hash
+	if e.ClusterID != "" && e.ClusterID != h.ClusterID {
+		h.ClusterID, h.Revision = e.ClusterID, 0
+	}
+	switch e.Type {
+	case Change, Begin:
+		h.Revision = max(h.Revision, e.Revision)
+	case Gap:
+		h.Revision = max(h.Revision, e.To)
+	}
+}

@@ -1,0 +1,42 @@
+package audit
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Metrics count what becomes of a trail.
+type Metrics struct {
+	lines  *prometheus.CounterVec
+	lost   prometheus.Counter
+	errors prometheus.Counter
+	state  prometheus.Gauge
+}
+
+// NewMetrics registers them.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		lines: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "muster_audit_lines_total", Help: "Lines of the audit trail, by type.",
+		}, []string{"type"}),
+		lost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "muster_audit_lost_total", Help: "Lines that are missing in the audit trail, since it could not be written for too long.",
+		}),
+		errors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "muster_audit_errors_total", Help: "Attempts to write the audit trail that failed.",
+		}),
+		state: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "muster_audit_failing", Help: "1 while the audit trail cannot be written.",
+		}),
+	}
+	reg.MustRegister(m.lines, m.lost, m.errors, m.state)
+	for _, t := range []Type{Change, Refusal, Connection, Begin, Gap} {
+		m.lines.WithLabelValues(string(t))
+	}
+	return m
+}
+
+func (m *Metrics) failing(yes bool) {
+	v := 0.0
+	if yes {
+		v = 1
+	}
+	m.state.Set(v)
+}

@@ -1,0 +1,388 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Options configure a trail.
+type Options struct {
+	Path string // of the file that is written
+	Node string
+	Size int64         // bytes after which the file is replaced; 0: never
+	Age  time.Duration // after which it is; 0: never
+	Keep int           // replaced files that stay; 0: all
+
+	// HeadFile keeps where the chain has come to, apart from the trail: a
+	// trail that was cut while the node was down is noticed.
+	HeadFile string
+	// What the node's state has at the start.
+	ClusterID string
+	Revision  uint64
+
+	Logger *slog.Logger
+}
+
+const (
+	maxQueue   = 1 << 16  // entries that wait; those who bring more write them
+	maxPending = 64 << 20 // bytes that wait for a file that cannot be written
+	retryEvery = time.Second
+)
+
+// Trail is a node's trail while it is written. Safe for concurrent use.
+type Trail struct {
+	opt     Options
+	metrics *Metrics
+	failing atomic.Bool
+
+	mu    sync.Mutex // guards queue
+	queue []Entry
+	more  chan struct{}
+
+	writing sync.Mutex // guards all below; is taken before mu
+	file    *os.File
+	size    int64
+	begun   time.Time // of the file
+	head    Head      // of what was encoded
+	saved   Head      // of what stands in HeadFile
+	pending []byte    // encoded, not written
+	gap     *Entry    // of what could not even wait; nil: nothing
+	closed  bool
+
+	stop    chan struct{}
+	stopped chan struct{}
+}
+
+// Open goes on with the trail in the file, or begins it. The error says that
+// the file cannot be read or written.
+func Open(o Options, m *Metrics) (*Trail, error) {
+	t := &Trail{opt: o, metrics: m, more: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{})}
+	if err := os.MkdirAll(filepath.Dir(o.Path), 0o700); err != nil {
+		return nil, err
+	}
+	missing, err := t.resume()
+	if err != nil {
+		return nil, err
+	}
+	if err := t.open(); err != nil {
+		return nil, err
+	}
+	fresh := t.head.Seq == 0
+	t.encode(Entry{Time: time.Now(), Type: Begin, Cause: Start, ClusterID: t.head.ClusterID, Revision: t.head.Revision})
+	if missing > 0 {
+		t.encode(Entry{Time: time.Now(), Type: Gap, Cause: Missing, Lines: missing})
+	}
+	if g := (Entry{Time: time.Now(), Type: Gap, Cause: Missing, ClusterID: o.ClusterID, To: o.Revision}); o.Revision > 0 {
+		if fresh {
+			g.Cause = New
+		}
+		t.encode(g)
+	}
+	if err := t.write(true); err != nil {
+		return nil, errors.Join(err, t.file.Close())
+	}
+	go t.run()
+	return t, nil
+}
+
+func (t *Trail) open() error {
+	f, err := os.OpenFile(t.opt.Path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	at, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	t.file, t.size, t.begun = f, at.Size(), time.Now()
+	return nil
+}
+
+// Changed takes changes over, in their order. They are written soon, and on
+// disk after the next Sync.
+func (t *Trail) Changed(changes []Entry) {
+	t.mu.Lock()
+	t.queue = append(t.queue, changes...)
+	full := len(t.queue) > maxQueue
+	t.mu.Unlock()
+	if full {
+		t.drain(false)
+		return
+	}
+	select {
+	case t.more <- struct{}{}:
+	default:
+	}
+}
+
+// Replaced says that this node took over a state at the revision without
+// applying the changes up to it.
+func (t *Trail) Replaced(clusterID string, revision uint64) {
+	t.Changed([]Entry{{Time: time.Now(), Type: Gap, Cause: Snapshot, ClusterID: clusterID, To: revision}})
+}
+
+// Refused writes a line about what was refused, before it returns. The line
+// is safe from the end of the process then.
+func (t *Trail) Refused(e Entry) {
+	t.mu.Lock()
+	t.queue = append(t.queue, e)
+	t.mu.Unlock()
+	t.drain(false)
+}
+
+// Sync returns when everything told so far is on disk, or cannot be put there.
+func (t *Trail) Sync() { t.drain(true) }
+
+// Failing reports whether the trail cannot be written at present.
+func (t *Trail) Failing() bool { return t.failing.Load() }
+
+// Head is where the chain has come to.
+func (t *Trail) Head() Head {
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	return t.head
+}
+
+// Reopen begins the file anew under its name, for who has moved it away.
+func (t *Trail) Reopen() error {
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	// What the old file does not take goes to the new one.
+	if err := t.write(true); err != nil {
+		t.opt.Logger.Warn("the audit trail's old file was left before all was written to it", "error", err)
+	}
+	old := t.file
+	if err := t.open(); err != nil {
+		return err
+	}
+	t.begin(Reopened)
+	return errors.Join(old.Close(), t.write(true))
+}
+
+func (t *Trail) begin(cause string) {
+	t.encode(Entry{Time: time.Now(), Type: Begin, Cause: cause, ClusterID: t.head.ClusterID, Revision: t.head.Revision})
+}
+
+// Close writes what waits.
+func (t *Trail) Close() error {
+	t.writing.Lock()
+	if t.closed {
+		t.writing.Unlock()
+		return nil
+	}
+	t.closed = true
+	t.writing.Unlock()
+	close(t.stop)
+	<-t.stopped
+	t.Sync()
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	return t.file.Close()
+}
+
+// run writes what waits, and tries again what could not be written.
+func (t *Trail) run() {
+	defer close(t.stopped)
+	retry := time.NewTicker(retryEvery)
+	defer retry.Stop()
+	for {
+		select {
+		case <-t.stop:
+			return
+		case <-t.more:
+		case <-retry.C:
+			if !t.Failing() {
+				continue
+			}
+		}
+		t.drain(false)
+	}
+}
+
+// drain encodes and writes what waits.
+func (t *Trail) drain(sync bool) {
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	t.mu.Lock()
+	queue := t.queue
+	t.queue = nil
+	t.mu.Unlock()
+	for i := range queue {
+		if len(t.pending) > maxPending {
+			t.lose(&queue[i])
+			continue
+		}
+		t.encode(queue[i])
+	}
+	err := t.rotate()
+	if err == nil {
+		err = t.write(sync)
+	}
+	if err != nil {
+		t.metrics.errors.Inc()
+		if !t.failing.Swap(true) {
+			t.opt.Logger.Error("the audit trail cannot be written", "path", t.opt.Path, "error", err)
+		}
+	} else if t.failing.Swap(false) {
+		t.opt.Logger.Info("the audit trail is written again", "path", t.opt.Path)
+	}
+	t.metrics.failing(t.Failing())
+}
+
+// lose keeps count of what cannot be kept.
+func (t *Trail) lose(e *Entry) {
+	if t.gap == nil {
+		t.gap = &Entry{Time: e.Time, Type: Gap, Cause: Lost}
+	}
+	switch e.Type {
+	case Change:
+		t.gap.To = max(t.gap.To, e.Revision)
+	case Gap:
+		t.gap.To = max(t.gap.To, e.To)
+	default:
+		t.gap.Lines++
+	}
+	t.metrics.lost.Inc()
+}
+
+// encode makes the next line of the chain. What stands in the trail already is
+// left out.
+func (t *Trail) encode(e Entry) {
+	if g := t.gap; g != nil {
+		t.gap = nil
+		t.encode(*g)
+	}
+	known := t.head.Revision
+	if e.ClusterID != "" && e.ClusterID != t.head.ClusterID {
+		known = 0
+	}
+	switch e.Type {
+	case Change:
+		if e.Revision <= known {
+			return
+		}
+	case Gap:
+		if e.From = known + 1; e.To < e.From {
+			e.From, e.To = 0, 0
+		}
+		if e.To == 0 && e.Lines == 0 {
+			return
+		}
+	}
+	e.Seq, e.Node, e.Time = t.head.Seq+1, t.opt.Node, e.Time.UTC()
+	if e.DecisionID != "" {
+		e.Event = Evaluated
+	}
+	line, err := json.Marshal(&e, jsontext.AllowInvalidUTF8(true))
+	if err != nil {
+		panic(fmt.Sprintf("encode a line of the audit trail: %v", err))
+	}
+	line, hash := link(line, t.head.Hash)
+	t.pending = append(t.pending, line...)
+	t.head.after(&e, hash)
+	t.metrics.lines.WithLabelValues(string(e.Type)).Inc()
+}
+
+// write puts what is encoded into the file. What cannot be written waits.
+func (t *Trail) write(sync bool) error {
+	if len(t.pending) > 0 {
+		n, err := t.file.Write(t.pending)
+		if err != nil {
+			return errors.Join(err, t.cut(n))
+		}
+		t.size += int64(n)
+		t.pending = t.pending[:0]
+		if cap(t.pending) > 1<<20 {
+			t.pending = nil
+		}
+	}
+	if !sync {
+		return nil
+	}
+	if err := t.file.Sync(); err != nil {
+		return err
+	}
+	return t.save()
+}
+
+// cut takes back the n bytes that a failed write has left.
+func (t *Trail) cut(n int) error {
+	if n == 0 {
+		return nil
+	}
+	at, err := t.file.Stat()
+	if err != nil {
+		return err
+	}
+	return t.file.Truncate(at.Size() - int64(n))
+}
+
+// save keeps the head apart from the trail.
+func (t *Trail) save() error {
+	if t.head == t.saved || t.opt.HeadFile == "" {
+		return nil
+	}
+	b, err := json.Marshal(t.head)
+	if err != nil {
+		return err
+	}
+	next := t.opt.HeadFile + ".new"
+	if err := os.WriteFile(next, b, 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(next, t.opt.HeadFile); err != nil {
+		return err
+	}
+	t.saved = t.head
+	return nil
+}
+
+// rotate begins a new file when the old one is large or old enough. The old one
+// is named by its last line.
+func (t *Trail) rotate() error {
+	large := t.opt.Size > 0 && t.size >= t.opt.Size
+	old := t.opt.Age > 0 && t.size > 0 && time.Since(t.begun) >= t.opt.Age
+	if !large && !old {
+		return nil
+	}
+	if err := t.write(true); err != nil {
+		return err
+	}
+	if err := os.Rename(t.opt.Path, fmt.Sprintf("%s.%012d", t.opt.Path, t.head.Seq)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	last := t.file
+	if err := t.open(); err != nil {
+		return err
+	}
+	t.begin(Rotation)
+	return errors.Join(last.Close(), t.forget())
+}
+
+// forget removes the oldest of the replaced files.
+func (t *Trail) forget() error {
+	if t.opt.Keep == 0 {
+		return nil
+	}
+	files, err := filepath.Glob(escape(t.opt.Path) + ".[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]")
+	if err != nil {
+		return err
+	}
+	slices.Sort(files)
+	var errs []error
+	for len(files) > t.opt.Keep {
+		errs = append(errs, os.Remove(files[0]))
+		files = files[1:]
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,143 @@
+package audit
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Report is what a check of a trail found.
+type Report struct {
+	Lines uint64   `json:"lines"`
+	First uint64   `json:"first"` // number of the first line
+	Head  Head     `json:"head"`
+	Notes []string `json:"notes"` // what is no fault of the chain, and good to know
+}
+
+// Verify checks the files of one trail, in any order: each line is what it was
+// when it was written, and none is missing between the first and the last. The
+// error names the first that is not so. It cannot see that lines were cut off
+// at the end: compare the head with what the node says.
+func Verify(files ...string) (*Report, error) {
+	files, err := ordered(files)
+	if err != nil {
+		return nil, err
+	}
+	v := verifier{Report: Report{Notes: []string{}, Head: Head{Hash: zero}}}
+	for i, file := range files {
+		number, final := 0, i == len(files)-1
+		if err := lines(file, func(line []byte, finished bool) error {
+			number++
+			if !finished && final {
+				v.note("%s:%d: the last line is not finished: it is being written, or the node was killed", file, number)
+				return nil
+			}
+			if err := v.line(line, file, number); err != nil {
+				return fmt.Errorf("%s:%d: %w", file, number, err)
+			}
+			return nil
+		}); err != nil {
+			return &v.Report, err
+		}
+	}
+	if v.Lines == 0 {
+		return &v.Report, fmt.Errorf("there is no line of a trail")
+	}
+	return &v.Report, nil
+}
+
+// ordered sorts files by their first lines.
+func ordered(files []string) ([]string, error) {
+	type first struct {
+		file string
+		seq  uint64
+	}
+	var all []first
+	for _, f := range files {
+		begins := first{file: f}
+		if err := lines(f, func(line []byte, _ bool) error {
+			if begins.seq == 0 {
+				if l, _ := read(line); l != nil {
+					begins.seq = l.Seq
+				}
+			}
+			return nil
+		}); err != nil {
+			return nil, fmt.Errorf("%s: %w", f, err)
+		}
+		all = append(all, begins)
+	}
+	slices.SortStableFunc(all, func(a, b first) int {
+		switch {
+		case a.seq < b.seq:
+			return -1
+		case a.seq > b.seq:
+			return 1
+		}
+		return 0
+	})
+	sorted := make([]string, len(all))
+	for i, f := range all {
+		sorted[i] = f.file
+	}
+	return sorted, nil
+}
+
+type verifier struct{ Report }
+
+func (v *verifier) note(format string, args ...any) {
+	v.Notes = append(v.Notes, fmt.Sprintf(format, args...))
+}
+
+func (v *verifier) line(line []byte, file string, number int) error {
+	l, err := read(line)
+	if err != nil {
+		return err
+	}
+	if v.Lines == 0 {
+		v.First = l.Seq
+		if l.Seq == 1 && l.Prev != zero {
+			return fmt.Errorf("line 1 of the trail was altered: nothing can come before it")
+		}
+		if l.Seq != 1 {
+			v.note("%s begins with line %d of the trail; the lines before it are in files that were not given", file, l.Seq)
+		}
+	} else {
+		next := v.Head.Seq + 1
+		switch {
+		case l.Seq > next && l.Seq-next == 1:
+			return fmt.Errorf("line %d of the trail is missing before it", next)
+		case l.Seq > next:
+			return fmt.Errorf("lines %d to %d of the trail are missing before it", next, l.Seq-1)
+		case l.Seq < next:
+			return fmt.Errorf("it is line %d of the trail and follows line %d: the lines are not in their order, or stand there twice", l.Seq, v.Head.Seq)
+		case l.Prev != v.Head.Hash:
+			return fmt.Errorf("the line before it, %d of the trail, was replaced: it is not the one that this line was written after", v.Head.Seq)
+		}
+	}
+	v.Lines++
+	v.Head.after(&l.Entry, l.Hash)
+	if l.Type != Gap {
+		return nil
+	}
+	if l.Cause == Missing {
+		return fmt.Errorf("at its start the node missed %s", gone(&l.Entry))
+	}
+	v.note("%s:%d: %s: %s", file, number, gone(&l.Entry), causes[l.Cause])
+	return nil
+}
+
+var causes = map[string]string{
+	New:      "they were made before this trail began",
+	Snapshot: "the node took over the state of another; the trail of another node has them",
+	Lost:     "the trail could not be written; the trail of another node has the changes",
+}
+
+func gone(e *Entry) string {
+	switch {
+	case e.To == 0:
+		return fmt.Sprintf("%d lines of the trail", e.Lines)
+	case e.Lines == 0:
+		return fmt.Sprintf("the changes of revisions %d to %d", e.From, e.To)
+	}
+	return fmt.Sprintf("the changes of revisions %d to %d, and %d lines", e.From, e.To, e.Lines)
+}
