@@ -86,14 +86,35 @@ func (c *call) readInput() ([]byte, error) {
 	}
 	// There is no one name for YAML; OPA takes all that mention it.
 	if types := c.r.Header["Content-Type"]; len(types) > 0 && strings.Contains(types[0], "yaml") {
-		return fromYAML(body)
+		return c.fromYAML(body)
 	}
 	return body, nil
 }
 
+// Bounds of a document in YAML: as nodes, two bytes of it take some hundred.
+const (
+	maxYAML      = 1 << 20 // bytes
+	maxYAMLNodes = 200_000
+)
+
 // fromYAML gives the JSON of a YAML document. Aliases are refused: a few bytes
 // of them stand for any amount.
-func fromYAML(body []byte) ([]byte, error) {
+func (c *call) fromYAML(body []byte) ([]byte, error) {
+	nodes := 1 // at least as many as the parser makes
+	for _, b := range body {
+		switch b {
+		case '\n', ',', ':', '[', '{', '?', '-':
+			nodes++
+		}
+	}
+	if len(body) > maxYAML || nodes > maxYAMLNodes {
+		return nil, fault.New(fault.TooLarge, "request body too large: a document in YAML may have %d bytes and %d values; send JSON", maxYAML, maxYAMLNodes)
+	}
+	release, err := c.api.engine.Room(c.r.Context(), 64*nodes)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	var document yaml.Node
 	if err := yaml.Unmarshal(body, &document); err != nil {
 		return nil, invalid("body contains malformed input document: %v", err)

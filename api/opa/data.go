@@ -150,6 +150,11 @@ func (c *call) lookedAt(p *params, ask *rego.Ask) error {
 	if err != nil {
 		return invalid("invalid path: %s", ask.Path)
 	}
+	release, err := c.api.engine.Room(c.r.Context(), len(ask.Body))
+	if err != nil {
+		return err
+	}
+	defer release()
 	m.Timer(metrics.RegoInputParse).Start()
 	input, raw, err := ask.Envelope.Open(ask.Body)
 	if err != nil {

@@ -33,6 +33,11 @@ func postQuery(c *call) error {
 	if err := c.decode(c.api.opt.MaxBody, &ask, decodingRequest); err != nil {
 		return err
 	}
+	release, err := c.api.engine.Room(c.r.Context(), len(ask.Input))
+	if err != nil {
+		return err
+	}
+	defer release()
 	input, err := inputOf(ask.Input)
 	if err != nil {
 		return err
@@ -79,10 +84,11 @@ func postCompile(c *call) error {
 	m := metrics.New()
 	m.Timer(metrics.ServerHandler).Start()
 	m.Timer(metrics.RegoQueryParse).Start()
-	q, err := c.compileRequest(&p, m)
+	q, release, err := c.compileRequest(&p, m)
 	if err != nil {
 		return err
 	}
+	defer release()
 	m.Timer(metrics.RegoQueryParse).Stop()
 	found, err := c.api.engine.Partial(c.r.Context(), c.state.Policy.Active(), q)
 	if err != nil {
@@ -100,7 +106,8 @@ func postCompile(c *call) error {
 	return c.ok(answer, p.pretty)
 }
 
-func (c *call) compileRequest(p *params, m metrics.Metrics) (*rego.Query, error) {
+// compileRequest reads the body. Release is to be called when it is answered.
+func (c *call) compileRequest(p *params, m metrics.Metrics) (q *rego.Query, release func(), err error) {
 	var ask struct {
 		Query    string          `json:"query"`
 		Input    json.RawMessage `json:"input"`
@@ -111,35 +118,43 @@ func (c *call) compileRequest(p *params, m metrics.Metrics) (*rego.Query, error)
 		} `json:"options"`
 	}
 	if err := c.decode(c.api.opt.MaxBody, &ask, decodingRequest); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	texts := append([]string{ask.Query}, ask.Options.DisableInlining...)
 	if ask.Unknowns != nil {
 		texts = append(texts, *ask.Unknowns...)
 	}
 	if err := rego.QueryText(texts...); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	body, err := rego.ParseQuery(ask.Query, ast.ParserOptions{})
 	if err != nil {
-		return nil, uncompiled(types.CodeInvalidParameter, types.MsgParseQueryError, err)
+		return nil, nil, uncompiled(types.CodeInvalidParameter, types.MsgParseQueryError, err)
 	}
 	if len(body) == 0 {
-		return nil, invalid("missing required 'query' value")
+		return nil, nil, invalid("missing required 'query' value")
 	}
+	if release, err = c.api.engine.Room(c.r.Context(), len(ask.Input)); err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
 	input, err := inputOf(ask.Input)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	q := p.query(body, input, m)
+	q = p.query(body, input, m)
 	q.DisableInlining, q.Nondeterministic = ask.Options.DisableInlining, ask.Options.NondeterministicBuiltins
 	if ask.Unknowns != nil {
 		q.Unknowns = make([]*ast.Term, len(*ask.Unknowns))
 		for i, text := range *ask.Unknowns {
 			if q.Unknowns[i], err = ast.ParseTerm(text); err != nil {
-				return nil, invalid("error(s) occurred while parsing unknowns: %v", err)
+				return nil, nil, invalid("error(s) occurred while parsing unknowns: %v", err)
 			}
 		}
 	}
-	return q, nil
+	return q, release, nil
 }

@@ -100,6 +100,11 @@ func (e *Engine) Document(ctx context.Context, rev *policy.Revision, ask *Ask) (
 			return a, nil
 		}
 	}
+	release, err := e.Room(ctx, len(body))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	input, raw, err := envelope.Open(body)
 	if err != nil {
 		return nil, err

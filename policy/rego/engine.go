@@ -102,6 +102,7 @@ type Engine struct {
 	slots   chan struct{} // one for each decision of the registry that runs and is not given up
 	asked   chan struct{} // the same for questions that callers put to the policy
 	queries chan struct{} // and for what is no part of it, given up or not
+	large   chan struct{} // one for each large input that is in memory
 	jobs    chan *job     // to workers that have nothing to do
 	done    chan struct{}
 	latest  atomic.Pointer[set] // the one compiled last
@@ -122,6 +123,7 @@ func New(o Options) *Engine {
 		slots:   make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 		asked:   make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 		queries: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))),
+		large:   make(chan struct{}, max(2, runtime.GOMAXPROCS(0))),
 		jobs:    make(chan *job),
 		done:    make(chan struct{}),
 

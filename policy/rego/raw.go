@@ -25,6 +25,11 @@ func (e *Engine) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoint
 		}
 		entrypoint = path
 	}
+	release, err := e.Room(ctx, len(input))
+	if err != nil {
+		return policy.Decision{ID: newID(), Time: time.Now().UTC(), Reasons: []string{fault.From(err).Detail}, Missed: true}, nil
+	}
+	defer release()
 	if err := policy.WellFormed(input); err != nil {
 		return policy.Decision{}, err
 	}

@@ -1,12 +1,14 @@
 package rego
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
 )
 
@@ -72,6 +74,38 @@ func TestModulesDoNotKeepTheCompilerBusy(t *testing.T) {
 				t.Errorf("error = %v", err)
 			}
 		})
+	}
+}
+
+// Large inputs take turns, so that many at once do not fill the memory; small
+// ones do not wait for them.
+func TestLargeInputsTakeTurns(t *testing.T) {
+	e := engine(t)
+	rev := revision(t, "a.rego", head+"allow if count(input.list) > 0")
+	ask := func(ctx context.Context, bytes int) error {
+		body := []byte(`{"input":{"list":["` + strings.Repeat("x", bytes) + `"]}}`)
+		_, err := e.Document(ctx, rev, &Ask{Path: "api/registry/authz/allow", Body: body})
+		return err
+	}
+	for range cap(e.large) + 1 { // none is lost
+		if err := ask(t.Context(), largeInput); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range cap(e.large) {
+		e.large <- struct{}{}
+	}
+	left, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := ask(left, largeInput); !fault.Is(err, fault.NotReady) {
+		t.Errorf("error = %v, want not_ready", err)
+	}
+	d, err := e.DecideRaw(left, rev, "", []byte(`{"list":["`+strings.Repeat("x", largeInput)+`"]}`))
+	if err != nil || d.Allow || !d.Missed {
+		t.Errorf("%+v %v, want a refusal", d, err)
+	}
+	if err := ask(t.Context(), 10); err != nil {
+		t.Errorf("a small one: %v", err)
 	}
 }
 

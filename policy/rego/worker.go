@@ -140,6 +140,31 @@ func (e *Engine) slot(ctx context.Context, lane chan struct{}) bool {
 	return false
 }
 
+// largeInput is the size from which on inputs take turns: as values they take
+// some fifty times the memory of their text.
+const (
+	largeInput = 256 << 10
+	largeWait  = 10 * time.Second
+)
+
+// Room waits until there is room in memory for an input of so many bytes, and
+// gives what makes the room free again: once the question is answered. The error
+// is not_ready. Who holds room must not ask for more.
+func (e *Engine) Room(ctx context.Context, bytes int) (release func(), err error) {
+	if bytes < largeInput {
+		return func() {}, nil
+	}
+	wait := time.NewTimer(largeWait)
+	defer wait.Stop()
+	select {
+	case e.large <- struct{}{}:
+		return func() { <-e.large }, nil
+	case <-ctx.Done():
+	case <-wait.C:
+	}
+	return nil, fault.New(fault.NotReady, "this node has many large inputs to read, and this one did not get its turn in time; try again, or send less than %d bytes", largeInput)
+}
+
 // work evaluates, and waits for more to do.
 func (e *Engine) work(j *job) {
 	for {
