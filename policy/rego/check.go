@@ -183,12 +183,13 @@ func (e *Engine) runTests(ctx context.Context, s *set, pattern string) (*TestRun
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.options.TestLimit)
 	defer cancel()
-	modules := maps.Clone(s.modules)
-	maps.Copy(modules, s.tests)
+	trial, err := e.trial(s)
+	if err != nil {
+		return nil, err
+	}
 	covered := cover.New()
 	results, err := tester.NewRunner().
-		SetCompiler(s.newCompiler().WithEnablePrintStatements(e.options.Print)).
-		SetModules(modules).
+		SetCompiler(trial.compiler).
 		SetStore(s.store).
 		AddCustomBuiltins([]*tester.Builtin{{Decl: s.catalog.declaration, Func: rego.Function1(
 			&rego.Function{Name: schemaBuiltin, Decl: s.catalog.declaration.Decl},
@@ -203,7 +204,7 @@ func (e *Engine) runTests(ctx context.Context, s *set, pattern string) (*TestRun
 		SetTimeout(min(time.Second, e.options.TestLimit)).
 		RunTests(ctx, s.txn)
 	if err != nil {
-		return nil, invalid(err, modules)
+		return nil, invalid(err, trial.modules)
 	}
 	for r := range results {
 		c := testCase(r)
@@ -225,6 +226,34 @@ func (e *Engine) runTests(ctx context.Context, s *set, pattern string) (*TestRun
 		run.Coverage = coverage(covered.Report(s.modules))
 	}
 	return run, nil
+}
+
+// trial compiles the tests of a set together with what they test, out of the
+// one before where that goes. Its compiler is for one run alone.
+func (e *Engine) trial(s *set) (*set, error) {
+	t := &set{
+		catalog: s.catalog, sources: s.sources, data: s.data, store: s.store, txn: s.txn,
+		modules: maps.Clone(s.modules), tried: true, print: e.options.Print,
+	}
+	maps.Copy(t.modules, s.tests)
+	if t.linked = t.link(e.tested.Load()); !t.linked {
+		if err := t.whole(); err != nil {
+			return nil, err
+		}
+	}
+	e.tested.Store(t)
+	return t, nil
+}
+
+// compileTests has OPA's runner of tests compile, which rewrites them, and run
+// none of them.
+func compileTests(c *ast.Compiler, modules map[string]*ast.Module) {
+	results, err := tester.NewRunner().SetCompiler(c).SetModules(modules).Filter("^$").SetParallel(1).RunTests(context.Background(), nil)
+	if err != nil {
+		return // the compiler has the errors
+	}
+	for range results {
+	}
 }
 
 // coverage leaves out the tests themselves.

@@ -106,6 +106,7 @@ type Engine struct {
 	jobs    chan *job     // to workers that have nothing to do
 	done    chan struct{}
 	latest  atomic.Pointer[set] // the one compiled last
+	tested  atomic.Pointer[set] // likewise, with its tests
 	told    atomic.Pointer[telling]
 }
 

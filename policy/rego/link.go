@@ -12,8 +12,6 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/types"
-
-	"github.com/muster-registry/muster/policy"
 )
 
 // A revision is mostly the one before it with a few modules changed. What OPA's
@@ -33,7 +31,7 @@ var generation atomic.Uint64
 
 // link makes the compiler of the set out of that of an earlier one. It says
 // whether it could.
-func (s *set) link(base *set, c *policy.Content) bool {
+func (s *set) link(base *set) bool {
 	if base == nil || base.compiler == nil || len(s.modules) != len(base.modules) {
 		return false
 	}
@@ -47,26 +45,26 @@ func (s *set) link(base *set, c *policy.Content) bool {
 			changed[file] = m
 		}
 		// This built-in reads annotations of other modules when it is compiled.
-		if strings.Contains(c.Modules[file], "rego.metadata") {
+		if strings.Contains(s.sources[file], "rego.metadata") {
 			return false
 		}
 	}
 	linked := base.compiler
 	s.depends, s.indexed = base.depends, base.indexed
-	if len(changed) > 0 {
+	if len(changed) > 0 || s.tried {
 		closure := s.closure(changed)
 		if closure == nil {
 			return false
 		}
 		part := s.newCompiler()
-		if part.Compile(closure); part.Failed() || !sameView(base.compiler, part, changed) {
+		if s.run(part, closure); part.Failed() || !sameView(base.compiler, part, changed) {
 			return false
 		}
 		if linked = s.replace(base, part, changed); linked == nil {
 			return false
 		}
 	}
-	if !bytes.Equal(c.Data, base.data) && len(ast.CheckPathConflicts(linked, storage.NonEmpty(context.Background(), s.store, s.txn))) > 0 {
+	if !bytes.Equal(s.data, base.data) && len(ast.CheckPathConflicts(linked, storage.NonEmpty(context.Background(), s.store, s.txn))) > 0 {
 		return false
 	}
 	s.compiler = linked
@@ -86,7 +84,9 @@ func (s *set) replace(base *set, part *ast.Compiler, changed map[string]*ast.Mod
 	for file := range changed {
 		tree = replaced(tree, old.Modules[file], compiled[file], fresh)
 	}
-	reindex(tree, fresh)
+	if len(fresh) > 0 {
+		reindex(tree, fresh)
+	}
 	linked := s.linkCompiler(base, changed, func(c *ast.Compiler) {
 		c.Modules, c.RewrittenVars, c.RuleTree, c.TypeEnv = compiled, vars, tree, old.TypeEnv
 	})

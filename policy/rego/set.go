@@ -38,6 +38,8 @@ type set struct {
 	seen        map[*ast.Rule]*reads // what each rule looks at itself
 	depends     edges                // between the compiled rules
 	indexed     map[string]bool      // files with a comprehension that has an index
+	tried       bool                 // its modules are tests and what they test; see trial
+	print       bool                 // what print() says is kept
 	made        bool                 // all of it but what is named later
 	linked      bool                 // made out of an earlier one
 	store       storage.Store
@@ -106,11 +108,16 @@ func (s *set) build(c *policy.Content, base *set) error {
 		return fault.Wrap(fault.Internal, err, "the policy's data cannot be opened")
 	}
 	s.sources, s.data = maps.Clone(c.Modules), c.Data
-	if s.linked = s.link(base, c); s.linked {
+	if s.linked = s.link(base); s.linked {
 		return nil
 	}
+	return s.whole()
+}
+
+// whole compiles all modules.
+func (s *set) whole() error {
 	s.compiler = s.newCompiler()
-	if s.compiler.Compile(s.modules); s.compiler.Failed() {
+	if s.run(s.compiler, s.modules); s.compiler.Failed() {
 		return invalid(s.compiler.Errors, s.modules)
 	}
 	s.depends, s.indexed = edges{}, map[string]bool{}
@@ -127,7 +134,16 @@ func (s *set) build(c *policy.Content, base *set) error {
 func (s *set) newCompiler() *ast.Compiler {
 	return s.plainCompiler().WithStageAfterID(ast.StageCheckDeprecatedBuiltins, ast.CompilerStageDefinition{
 		Name: "BoundUnification", MetricName: "compile_stage_bound_unification", Stage: boundUnification,
-	})
+	}).WithEnablePrintStatements(s.print)
+}
+
+// run compiles modules, and tests as OPA's runner does.
+func (s *set) run(c *ast.Compiler, modules map[string]*ast.Module) {
+	if s.tried {
+		compileTests(c, modules)
+	} else {
+		c.Compile(modules)
+	}
 }
 
 // plainCompiler leaves the rules as their author wrote them.
