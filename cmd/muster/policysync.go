@@ -53,7 +53,8 @@ type syncState struct {
 	Revision uint64        `json:"policy_revision"`
 	Outcome  string        `json:"outcome"`
 	Refused  *struct {
-		Commit, Message string
+		Commit  string `json:"commit"`
+		Message string `json:"message"`
 	} `json:"refused"`
 	History []struct {
 		At      time.Time `json:"at"`
