@@ -9,6 +9,7 @@ import (
 
 	"github.com/aymanbagabas/go-udiff"
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/spf13/cobra"
 
 	"github.com/muster-registry/muster/client"
@@ -22,8 +23,8 @@ func (a *app) policyDiff() *cobra.Command {
 	var since time.Duration
 	c := &cobra.Command{
 		Use: "diff REVISION [REVISION] | diff --replay [REVISION]", Short: "Tell how policy revisions differ, by rule, or by what they answer", Args: cobra.MaximumNArgs(2),
-		Long: "Tell how the first policy revision differs from the second, or from the active one: which rules, which data,\n" +
-			"which tests, and the text of the modules.\n\n" +
+		Long: "Tell what changes from the first policy revision to the second, or from the active one to the only one that is\n" +
+			"named: which rules, which data, which tests, and the text of the modules.\n\n" +
 			"With --replay, have the newest decisions of each node made again by the revision, or by the newest one, and\n" +
 			"tell which of them come out otherwise. Nothing is activated.\n\n" +
 			"Exit code 0: no difference; 1: there are some; above: it could not be told.",
@@ -109,23 +110,34 @@ func (a *app) diffPolicies(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	v, err := c.DiffPolicies(ctx, numbers[0], numbers[1])
+	v, d, err := diffOf(ctx, c, numbers[0], numbers[1])
+	if err == nil && numbers[1] == 0 { // what activating it would change
+		v, d, err = diffOf(ctx, c, d.To, d.From)
+	}
 	if err != nil {
 		return err
-	}
-	var d policy.Diff
-	if err := json.Unmarshal(v, &d); err != nil {
-		return fmt.Errorf("the answer cannot be read: %w", err)
 	}
 	if a.output == "json" || a.output == "yaml" {
 		err = a.raw(v)
 	} else {
-		err = a.showDiff(ctx, c, &d)
+		err = a.showDiff(ctx, c, d)
 	}
 	if err != nil || d.Same {
 		return err
 	}
 	return silent(exitError)
+}
+
+func diffOf(ctx context.Context, c *client.Client, from, to uint64) (jsontext.Value, *policy.Diff, error) {
+	v, err := c.DiffPolicies(ctx, from, to)
+	if err != nil {
+		return nil, nil, err
+	}
+	d := new(policy.Diff)
+	if err := json.Unmarshal(v, d); err != nil {
+		return nil, nil, fmt.Errorf("the answer cannot be read: %w", err)
+	}
+	return v, d, nil
 }
 
 // showDiff prints what differs, and then the modules as unified text.

@@ -47,7 +47,7 @@ func shadows(t *testing.T, s shell) {
 	if code != exitError {
 		t.Errorf("revisions that differ: exit code %d", code)
 	}
-	contains(t, out, "removed", "api.registry.authz.deny", "-deny contains \"say what it is for\" if input")
+	contains(t, out, "added", "api.registry.authz.deny", "+deny contains \"say what it is for\" if input")
 	if out, _, code := s.do(t, "policy", "diff", name, name); code != exitDone || !strings.Contains(out, "decide by the same") {
 		t.Errorf("a revision and itself: exit code %d: %s", code, out)
 	}
