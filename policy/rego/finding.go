@@ -184,7 +184,10 @@ func (s *set) walks() (found []policy.Finding) {
 			}
 		}
 	}
-	for _, m := range s.modules {
+	for file, m := range s.modules {
+		if !strings.Contains(s.sources[file], ast.WalkBuiltin.Name) {
+			continue
+		}
 		names := namesOf(m)
 		for _, rule := range m.Rules {
 			if rule.Location == nil || !reached[rule.Location.String()] {

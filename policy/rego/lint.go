@@ -11,22 +11,21 @@ import (
 // lint looks at the modules as they are written, whether they compile or not.
 func lint(modules map[string]*ast.Module) (found []policy.Finding) {
 	verified := map[string]bool{} // tokens whose signature something verifies
-	each := func(visit func(*local)) {
-		for _, m := range modules {
-			names := namesOf(m)
-			for _, rule := range m.Rules {
-				visit(names.in(rule))
-			}
+	var all []*local
+	for _, m := range modules {
+		names := namesOf(m)
+		for _, rule := range m.Rules {
+			all = append(all, names.in(rule))
 		}
 	}
-	each(func(l *local) {
+	for _, l := range all {
 		for _, c := range l.calls {
 			if strings.HasPrefix(c.name, "io.jwt.verify_") || c.name == "io.jwt.decode_verify" {
 				verified[l.key(c.args)] = true
 			}
 		}
-	})
-	each(func(l *local) {
+	}
+	for _, l := range all {
 		for _, c := range l.calls {
 			b := ast.BuiltinMap[c.name]
 			switch {
@@ -46,7 +45,7 @@ func lint(modules map[string]*ast.Module) (found []policy.Finding) {
 		}
 		found = append(found, l.decodeOrder()...)
 		found = append(found, l.negations(l.rule)...)
-	})
+	}
 	return found
 }
 
