@@ -37,6 +37,7 @@ const (
 	maxQueue   = 1 << 16  // entries that wait; those who bring more write them
 	maxPending = 64 << 20 // bytes that wait for a file that cannot be written
 	retryEvery = time.Second
+	gather     = 10 * time.Millisecond // changes wait so long for others
 )
 
 // Trail is a node's trail while it is written. Safe for concurrent use.
@@ -200,6 +201,12 @@ func (t *Trail) run() {
 		case <-t.stop:
 			return
 		case <-t.more:
+			// The log has the changes: many at once cost less than each by itself.
+			select {
+			case <-t.stop:
+				return
+			case <-time.After(gather):
+			}
 		case <-retry.C:
 			if !t.Failing() {
 				continue

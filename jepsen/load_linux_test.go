@@ -159,5 +159,16 @@ func (x *test) intact(s Set, since time.Time, least int) {
 		if n.Number == 0 {
 			x.atLeast(count, least, "acknowledged writes, each looked for on each node")
 		}
+		lines := 0
+		ctx, cancel := context.WithTimeout(x.ctx, 30*time.Second)
+		err = until(ctx, func() (err error) { // lines are written a moment after the change is applied
+			lines, err = n.Audited(ops)
+			return err
+		})
+		cancel()
+		if err != nil {
+			x.Errorf("audit trail: %v", err)
+		}
+		x.Logf("the audit trail of %s verifies and holds %d of %d acknowledged writes", n.ID, lines, count)
 	}
 }
