@@ -224,6 +224,7 @@ func (p *port) badInput(t *testing.T) {
 		p.ask(node, "POST", "/v1/data/gate/allow", "input: ["+strings.Repeat("a,", 300_000)+"a]", "Content-Type", "application/yaml").want(t, 413, "invalid_parameter")
 		p.ask(node, "POST", "/v1/query", `{"query":"`+strings.Repeat("true; ", 20_000)+`true"}`).want(t, 400, "invalid_parameter")
 		p.ask(node, "POST", "/v1/compile", `{"query":"true","unknowns":["`+strings.Repeat("[", 1000)+strings.Repeat("]", 1000)+`"]}`).want(t, 400, "invalid_parameter")
+		p.ask(node, "PATCH", "/v1/data", `[`+strings.Repeat(`{"op":"add","path":"/x","value":1},`, 10_000)+`{"op":"add","path":"/x","value":1}]`).want(t, 413, "invalid_parameter")
 		p.ask(node, "POST", "/v1/data/gate/allow", "no gzip", "Content-Encoding", "gzip").want(t, 400, "invalid_parameter")
 		p.ask(node, "POST", "/v1/data/gate/allow", bomb.String(), "Content-Encoding", "gzip").want(t, 413, "invalid_parameter")
 		p.ask(node, "POST", "/v1/data/gate/allow", strings.Repeat(" ", 5<<20)).want(t, 413, "invalid_parameter")

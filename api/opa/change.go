@@ -144,6 +144,10 @@ func putData(c *call) error {
 	return c.changed(m)
 }
 
+// maxPatch is how many operations one patch may have: each may move all members
+// of an array, while other changes wait.
+const maxPatch = 10_000
+
 // patchData applies a list of operations in the manner of JSON Patch.
 func patchData(c *call) error {
 	m := metrics.New()
@@ -154,6 +158,9 @@ func patchData(c *call) error {
 		return err
 	}
 	m.Timer(metrics.RegoInputParse).Stop()
+	if len(ops) > maxPatch {
+		return fault.New(fault.TooLarge, "a patch may have %d operations; put the whole document instead", maxPatch)
+	}
 	root := "/" + strings.Trim(c.path(), "/")
 	kinds := map[string]storage.PatchOp{"add": storage.AddOp, "remove": storage.RemoveOp, "replace": storage.ReplaceOp}
 	paths := make([]storage.Path, len(ops))
@@ -175,6 +182,9 @@ func patchData(c *call) error {
 	}
 	err := c.edit(func(ctx context.Context, s storage.Store, txn storage.Transaction) error {
 		for i, op := range ops {
+			if err := ctx.Err(); err != nil {
+				return fault.Wrap(fault.NotReady, err, "the patch was not done in time; nothing was changed")
+			}
 			if err := s.Write(ctx, txn, kinds[op.Op], paths[i], op.Value); err != nil {
 				return err
 			}
