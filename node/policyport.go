@@ -27,6 +27,7 @@ func (n *Node) policyServer(who *identity.Authenticator, certs *certificates, re
 	if err := reg.Register(seconds); err != nil {
 		return nil, err
 	}
+	seconds.WithLabelValues("200", "v1/data", "POST") // it is there before the first request
 	lim := n.cfg.Limits
 	api, err := opa.New(backend{n}, n.engine, who, opa.Options{
 		Logger: n.logger, Version: n.version, MaxBody: int64(lim.Body), MaxPolicy: int64(lim.Definition),

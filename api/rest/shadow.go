@@ -126,7 +126,7 @@ func stopShadow(c *call) error {
 }
 
 func noShadow() error {
-	return fault.New(fault.NotFound, "no policy revision is the shadow; POST /v1/policy/revisions/{n}/shadow makes one")
+	return fault.New(fault.NotFound, "no policy revision is the shadow; muster policy shadow N, or POST /v1/policy/revisions/{n}/shadow, makes one")
 }
 
 func getShadow(c *call) error {

@@ -283,6 +283,9 @@ func policies(t *testing.T, s shell, manifest string) {
 		t.Errorf("exit code %d", code)
 	}
 	contains(t, text, "invalid_policy", "bad.rego:3:")
+	if strings.Contains(text, "occurred") {
+		t.Errorf("the findings are said again: %s", text)
+	}
 	if _, _, code := s.do(t, "policy", "push", bad); code != exitError {
 		t.Errorf("exit code %d", code)
 	}

@@ -65,15 +65,15 @@ func (a *app) explain(err error) {
 	if _, ok := errors.AsType[silent](err); ok {
 		return
 	}
-	fmt.Fprintln(a.err, "error: "+err.Error())
 	f, ok := errors.AsType[*fault.Error](err)
+	if ok && len(f.Places) > 0 {
+		fmt.Fprintf(a.err, "error: %s: %s\n", f.Code, f.Detail) // its cause says the same as its places
+	} else {
+		fmt.Fprintln(a.err, "error: "+err.Error())
+	}
 	if !ok {
 		if _, ok := errors.AsType[usageError](err); ok {
-			if a.command == nil || !a.command.Runnable() || a.command.HasSubCommands() {
-				fmt.Fprintln(a.err, "help: muster --help, or muster COMMAND --help")
-				return
-			}
-			fmt.Fprintln(a.err, "usage: "+a.command.UseLine()+"\nhelp: "+a.command.CommandPath()+" --help")
+			a.usage()
 		}
 		return
 	}
@@ -103,4 +103,16 @@ func (a *app) explain(err error) {
 	if f.Outcome == fault.Unknown {
 		fmt.Fprintln(a.err, "  the outcome is unknown: the change may have been made")
 	}
+}
+
+// usage tells how the command that ran is meant to be called.
+func (a *app) usage() {
+	switch {
+	case a.command == nil || !a.command.HasParent():
+		fmt.Fprintln(a.err, "help: muster --help, or muster COMMAND --help")
+		return
+	case !a.command.HasSubCommands() || strings.Contains(a.command.Use, " "): // the others only hold commands
+		fmt.Fprintln(a.err, "usage: "+a.command.UseLine())
+	}
+	fmt.Fprintln(a.err, "help: "+a.command.CommandPath()+" --help")
 }

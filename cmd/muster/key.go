@@ -226,6 +226,9 @@ func asIs(names []string, note, signature string) (p client.Policy, ok bool, err
 	if note != "" {
 		return p, true, usage("what is sent byte for byte brings its own note; leave out --note")
 	}
+	if info, err := os.Stat(names[0]); err == nil && info.IsDir() {
+		return p, true, usage("%s is a folder, and a signature is over one file: name the bundle (.tar.gz) or the JSON that was signed", names[0])
+	}
 	if p.Body, err = os.ReadFile(names[0]); err != nil {
 		return p, true, err
 	}

@@ -59,6 +59,8 @@ func TestExitCodes(t *testing.T) {
 }
 
 func TestErrorsSayAllTheyKnow(t *testing.T) {
+	repeated := fault.Wrap(fault.InvalidPolicy, errors.New("1 error occurred: a.rego:3: unsafe"), "no")
+	repeated.Places = []fault.Place{{File: "a.rego", Row: 3, Col: 5, Message: "unsafe"}}
 	for _, c := range []struct {
 		err  error
 		want string
@@ -67,6 +69,7 @@ func TestErrorsSayAllTheyKnow(t *testing.T) {
 			"error: policy_denied: no\n  reason: owner is missing\n  decision d1, by policy revision 7; muster policy explain tells which rule\n"},
 		{&fault.Error{Code: fault.InvalidPolicy, Detail: "no", Places: []fault.Place{{File: "a.rego", Row: 3, Col: 5, Message: "unsafe"}}},
 			"error: invalid_policy: no\n  a.rego:3:5: unsafe\n"},
+		{repeated, "error: invalid_policy: no\n  a.rego:3:5: unsafe\n"},
 		{&fault.Error{Code: fault.InvalidPolicy, Detail: "a.rego: was added", Places: []fault.Place{{File: "a.rego", Message: "was added"}}},
 			"error: invalid_policy: a.rego: was added\n"},
 		{&fault.Error{Code: fault.InvalidPolicy, Detail: "no", Places: []fault.Place{{File: "a.rego", Message: "is not UTF-8"}}},

@@ -32,7 +32,7 @@ func (a *app) policyPush() *cobra.Command {
 	var share float64
 	c := &cobra.Command{
 		Use: "push FILE|DIR…", Short: "Store a new policy revision from Rego files and data.json or data.yaml, or from an OPA bundle", Args: cobra.MinimumNArgs(1),
-		Long: "Store a new policy revision from Rego files and data.json or data.yaml, or from one OPA\nbundle (.tar.gz). With --signature the file named is sent byte for byte: a bundle, or\nJSON such as {\"modules\":{\"a.rego\":\"…\"},\"number\":7}.",
+		Long: "Store a new policy revision from Rego files and data.json or data.yaml, or from one OPA\nbundle (.tar.gz). What is pushed is the whole policy: nothing of the active revision is\nkept. With --signature the file named is sent byte for byte: a bundle, or\nJSON such as {\"modules\":{\"a.rego\":\"…\"},\"number\":7}.",
 		RunE: a.do(func(cmd *cobra.Command, args []string) error {
 			if p, ok, err := asIs(args, note, signature); ok {
 				if err != nil {
@@ -45,7 +45,7 @@ func (a *app) policyPush() *cobra.Command {
 				if p.Activate = activate; shadow {
 					p.Shadow = share
 				}
-				return a.showPolicy(c.PushPolicy(cmd.Context(), p))
+				return a.pushed(c.PushPolicy(cmd.Context(), p))
 			}
 			body, _, err := content(args, note)
 			if err != nil {
@@ -56,9 +56,9 @@ func (a *app) policyPush() *cobra.Command {
 				return err
 			}
 			if shadow {
-				return a.showPolicy(c.PushShadow(cmd.Context(), body, share))
+				return a.pushed(c.PushShadow(cmd.Context(), body, share))
 			}
-			return a.showPolicy(c.Push(cmd.Context(), body, activate))
+			return a.pushed(c.Push(cmd.Context(), body, activate))
 		}),
 	}
 	c.Flags().BoolVar(&activate, "activate", false, "make it the active one at once")
@@ -69,6 +69,21 @@ func (a *app) policyPush() *cobra.Command {
 	c.Flags().StringVar(&signature, "signature", "", "file with an OpenPGP signature over the file that is pushed, as gpg --detach-sign makes it")
 	a.outputFlag(c)
 	return c
+}
+
+// pushed prints a new revision, and what was found in it to standard error.
+func (a *app) pushed(rec *client.Record, err error) error {
+	if err != nil {
+		return err
+	}
+	var p struct {
+		Findings []policy.Finding `json:"findings"`
+	}
+	if err := json.Unmarshal(rec.JSON, &p); err != nil {
+		return err
+	}
+	printFindings(a.err, p.Findings)
+	return a.showPolicy(rec, nil)
 }
 
 // showPolicy prints a revision after a change.

@@ -2,8 +2,8 @@ package main
 
 import (
 	"encoding/xml"
-	"errors"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"slices"
@@ -90,7 +90,8 @@ func (a *app) policyCheck() *cobra.Command {
 				return err
 			}
 			if refused != nil {
-				return errors.New(refused.Error()) // its places have been printed
+				f := fault.From(refused) // its places have been printed
+				return fmt.Errorf("%s: %s", f.Code, f.Detail)
 			}
 			return nil
 		}),
@@ -111,22 +112,27 @@ func (a *app) report(form string, c *policy.Content, r policy.Report, files map[
 	case "json":
 		return a.json(r)
 	}
-	for _, f := range r.Findings {
-		place := ""
-		if f.File != "" {
-			place = fmt.Sprintf("%s:%d:%d: ", f.File, f.Row, f.Col)
-		}
-		fmt.Fprintln(a.out, clean([]string{fmt.Sprintf("%s%s: %s (%s)", place, f.Severity, f.Message, f.Rule)})[0])
-		if f.Remedy != "" {
-			fmt.Fprintln(a.out, "    "+f.Remedy)
-		}
-	}
+	printFindings(a.out, r.Findings)
 	covered := ""
 	if r.Coverage != nil {
 		covered = fmt.Sprintf(", %.1f %% covered", r.Coverage.Percent)
 	}
 	_, err := fmt.Fprintf(a.out, "%s, %s passed, %d failed%s, %s\n", count(len(c.Modules), "module"), count(r.Tests.Passed, "test"), r.Tests.Failed, covered, count(len(r.Findings), "finding"))
 	return err
+}
+
+// printFindings prints each finding with its place and what to write instead.
+func printFindings(w io.Writer, findings []policy.Finding) {
+	for _, f := range findings {
+		place := ""
+		if f.File != "" {
+			place = fmt.Sprintf("%s:%d:%d: ", f.File, f.Row, f.Col)
+		}
+		fmt.Fprintln(w, clean([]string{fmt.Sprintf("%s%s: %s (%s)", place, f.Severity, f.Message, f.Rule)})[0])
+		if f.Remedy != "" {
+			fmt.Fprintln(w, "    "+f.Remedy)
+		}
+	}
 }
 
 func onDisk(files map[string]string, module string) string {

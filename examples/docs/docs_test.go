@@ -39,9 +39,13 @@ func commands(t *testing.T, page string) (out []command) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	on := false
+	on, open := false, false
 	for n, line := range strings.Split(string(b), "\n") {
 		switch {
+		case open:
+			text := strings.TrimPrefix(line, "    ")
+			out[len(out)-1].text += "\n" + text
+			open = text != "EOF"
 		case line == marker:
 			on = true
 		case strings.HasPrefix(line, "#"):
@@ -51,6 +55,7 @@ func commands(t *testing.T, page string) (out []command) {
 			if m := exits.FindStringSubmatch(line); m != nil {
 				c.exit, _ = strconv.Atoi(m[1])
 			}
+			open = strings.HasSuffix(line, "<<'EOF'") // the lines up to EOF belong to it
 			out = append(out, c)
 		}
 	}
@@ -63,7 +68,7 @@ func commands(t *testing.T, page string) (out []command) {
 // reader is somebody who follows a page at the root of a checkout.
 type reader struct {
 	root, binary, dir string
-	control           string // of the first node
+	control, metrics  string // of the first node
 	decision          string // the last id of a decision that was printed
 }
 
@@ -101,6 +106,7 @@ func start(t *testing.T) *reader {
 	var cluster struct {
 		Nodes []struct {
 			Control string `json:"control"`
+			Metrics string `json:"metrics"`
 		} `json:"nodes"`
 	}
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -118,7 +124,7 @@ func start(t *testing.T) *reader {
 			}
 		}
 	}
-	r.control = cluster.Nodes[0].Control
+	r.control, r.metrics = cluster.Nodes[0].Control, cluster.Nodes[0].Metrics
 	return r
 }
 
@@ -156,7 +162,7 @@ func (r *reader) shell(t *testing.T, text string) (string, int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	script := ". " + filepath.Join(r.dir, "env") + "\n" + strings.ReplaceAll(text, "bin/muster", r.binary)
+	script := "muster() { " + r.binary + ` "$@"; }` + "\n. " + filepath.Join(r.dir, "env") + "\n" + strings.ReplaceAll(text, "bin/muster", r.binary)
 	sh := exec.CommandContext(ctx, "bash", "-c", script)
 	sh.Dir = r.root
 	out, err := sh.CombinedOutput()
@@ -171,4 +177,55 @@ func (r *reader) shell(t *testing.T, text string) (string, int) {
 
 func TestReadme(t *testing.T) {
 	start(t).follow(t, commands(t, "README.md"))
+}
+
+// TestSecurity follows a security engineer, who has a folder with a policy and
+// an input document, in a cluster that has a policy already.
+func TestSecurity(t *testing.T) {
+	r := start(t)
+	t.Run("metrics", func(t *testing.T) { r.findMetrics(t) })
+	first, err := filepath.Abs("../policies/registry.rego")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.root = t.TempDir()
+	if err := os.CopyFS(filepath.Join(r.root, "policies"), os.DirFS("../guide/policy")); err != nil {
+		t.Fatal(err)
+	}
+	input := `{"action": "register", "resource": {"kind": "service", "metadata": {}}}`
+	if err := os.WriteFile(filepath.Join(r.root, "input.json"), []byte(input), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.follow(t, []command{{place: "before", text: "muster policy push --activate " + first}})
+	r.follow(t, commands(t, "docs/security.md"))
+}
+
+var (
+	metricRow  = regexp.MustCompile("(?m)^\\| (`(?:muster|opa)_[^|]*) \\|")
+	metricName = regexp.MustCompile("`([a-z_]+)`")
+	// what is there only once it is set up or used, as its row says
+	later = regexp.MustCompile("^muster_(git|webhook|break_glass)_")
+)
+
+// findMetrics looks for each metric that docs/sre.md says to watch.
+func (r *reader) findMetrics(t *testing.T) {
+	page, err := os.ReadFile("../../docs/sre.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := metricRow.FindAllStringSubmatch(string(page), -1)
+	if len(rows) < 20 {
+		t.Fatalf("docs/sre.md has %d rows about metrics", len(rows))
+	}
+	served, exit := r.shell(t, "curl -fsS "+r.metrics+"/metrics")
+	if exit != 0 {
+		t.Fatal(served)
+	}
+	for _, row := range rows {
+		for _, m := range metricName.FindAllStringSubmatch(row[1], -1) {
+			if !later.MatchString(m[1]) && !strings.Contains(served, "\n# TYPE "+m[1]+" ") {
+				t.Errorf("%s is not there", m[1])
+			}
+		}
+	}
 }

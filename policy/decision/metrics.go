@@ -48,6 +48,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for _, reason := range []string{"rate", "queue", "store", "sink", "buffer"} {
 		m.dropped.WithLabelValues(reason)
 	}
+	for _, where := range []string{"store", "sink", "upload"} {
+		m.errors.WithLabelValues(where)
+	}
+	m.seconds.WithLabelValues("none")
+	m.denials.WithLabelValues("none", string(policy.ByRole))
 	reg.MustRegister(m.seconds, m.denials, m.slow, m.kept, m.dropped, m.errors, m.sent, m.waiting)
 	return m
 }

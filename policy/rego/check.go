@@ -88,7 +88,7 @@ func (e *Engine) judgeTests(s *set, run *TestRun) error {
 		return nil
 	}
 	for file, rows := range covered.Uncovered {
-		f := finding(ruleCoverage, &ast.Location{File: file, Row: 1}, "no test reaches lines %s", lines(rows))
+		f := finding(ruleCoverage, &ast.Location{File: file, Row: 1}, "no test reaches %s", lines(rows))
 		if rows == nil {
 			f.Message = "no test reaches it"
 		} else {
@@ -110,7 +110,10 @@ func lines(rows []policy.Rows) string {
 			parts[i] = fmt.Sprintf("%d-%d", r.From, r.To)
 		}
 	}
-	return strings.Join(parts, ", ")
+	if len(rows) == 1 && rows[0].To <= rows[0].From {
+		return "line " + parts[0]
+	}
+	return "lines " + strings.Join(parts, ", ")
 }
 
 // TestCase is one test of a revision and how it ended.

@@ -2,6 +2,7 @@ package rego
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -164,5 +165,21 @@ func TestTestsByName(t *testing.T) {
 	}
 	if run, err = e.Test(t.Context(), &rev.Content, "one$"); err != nil || run.Tests != (policy.Tests{Passed: 1}) {
 		t.Errorf("%+v, %v", run, err)
+	}
+}
+
+// The page for those who write policies names each rule, with its severity.
+func TestFindingsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range Rules() {
+		row := slices.ContainsFunc(strings.Split(string(page), "\n"), func(line string) bool {
+			return strings.HasPrefix(line, "| ") && strings.Contains(line, "`"+r.ID+"`") && strings.Contains(line, "| "+r.Severity+" |")
+		})
+		if !row {
+			t.Errorf("docs/security.md has no row for %s, of severity %s", r.ID, r.Severity)
+		}
 	}
 }

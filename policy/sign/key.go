@@ -236,7 +236,7 @@ func (k *Key) deriveOPA() error {
 	}
 	der, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil || !fits(k.Algorithm, public) {
-		return fmt.Errorf("is a key of another type than %s needs", k.Algorithm)
+		return fmt.Errorf("is a key of another type than %s needs: name the algorithm that it signs with", k.Algorithm)
 	}
 	k.Fingerprint = fingerprint(der)
 	return nil
