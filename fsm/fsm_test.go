@@ -21,6 +21,7 @@ import (
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/fsm"
 	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/setting"
 	"github.com/muster-registry/muster/snapshot"
 )
 
@@ -373,6 +374,12 @@ func TestRestoreGivesTheSameState(t *testing.T) {
 	defer shut(t, source)
 	must(t, apply(t, source, stagePolicy(t, "package a")))
 	must(t, apply(t, source, activate(1, 0)))
+	must(t, apply(t, source, stagePolicy(t, "package b")))
+	must(t, apply(t, source, &command.Command{Principal: "token:t", Time: began, Op: &command.Command_PolicyShadow{PolicyShadow: &command.PolicyShadow{Revision: 2, Share: 0.5}}}))
+	for _, kind := range setting.Kinds() {
+		must(t, apply(t, source, &command.Command{Principal: "token:t", Time: began, Op: &command.Command_Put{Put: &command.Put{
+			Kind: command.Kind_SETTING, Service: string(kind), Namespace: "shop", Name: "a", Spec: []byte(`{"of":"the source"}`)}}}))
+	}
 	for i := range 20 {
 		must(t, apply(t, source, service(fmt.Sprintf("s%d", i), 0)))
 		must(t, apply(t, source, instance(fmt.Sprintf("s%d", i), "i", i+1, 0)))
@@ -392,6 +399,16 @@ func TestRestoreGivesTheSameState(t *testing.T) {
 				t.Helper()
 				if v.Hash != source.View().Hash || v.Registry.Counts() != source.View().Registry.Counts() || v.Policy.Active().Number != 1 {
 					t.Errorf("restored state differs: %v %v", v.Hash, v.Registry.Counts())
+				}
+				if shadow := v.Policy.Shadow(); shadow == nil || shadow.Number != 2 || shadow.Share != 0.5 {
+					t.Errorf("the shadow is %+v", shadow)
+				}
+				for _, kind := range setting.Kinds() {
+					got, ok := v.Settings.Get(kind, "shop", "a")
+					want, _ := source.View().Settings.Get(kind, "shop", "a")
+					if !ok || string(got.JSON) != string(want.JSON) {
+						t.Errorf("%s: %+v, want %+v", kind, got, want)
+					}
 				}
 				if v.Revision <= was || v.Revision <= source.View().Revision {
 					t.Errorf("revision %d is not above %d and %d", v.Revision, was, source.View().Revision)
