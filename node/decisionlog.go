@@ -294,6 +294,9 @@ func (n *Node) explain(ctx context.Context, r *decision.Record) (*decision.Expla
 	if !ok {
 		return nil, fault.New(fault.NotFound, "policy revision %d, which made decision %s, is no longer in the history, so it cannot be replayed; leave out explain=rules to see the rest", r.PolicyRevision, r.ID)
 	}
+	if !r.MadeBy(rev) {
+		return nil, fault.New(fault.NotFound, "policy revision %d is another one since a restore, so decision %s cannot be replayed; leave out explain=rules to see the rest", r.PolicyRevision, r.ID)
+	}
 	again, err := n.engine.Replay(ctx, rev, past)
 	if err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ type DecisionReport struct {
 	Time           string         `json:"time"`
 	Node           string         `json:"node"`
 	PolicyRevision uint64         `json:"policy_revision"`
+	PolicyDigest   string         `json:"policy_digest"` // of its content
 	Revision       uint64         `json:"revision"`
 	Engine         string         `json:"engine"`
 	EntryPoint     string         `json:"entrypoint"`

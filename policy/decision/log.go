@@ -318,6 +318,9 @@ func (l *Log) record(a *asked) *Record {
 		Principal: a.question.Call.Principal, RequestID: a.question.Call.RequestID, Trace: ParseTrace(a.question.Call.Trace), Labels: l.opt.Labels,
 		Result: Result{Allow: d.Allow, Reasons: d.Reasons, Filtered: d.Filtered, Missed: d.Missed, Default: d.Default, BreakGlass: d.BreakGlass, Cause: d.Why(), Value: d.Result},
 	}
+	if a.rev != nil {
+		r.PolicyDigest = a.rev.Digest
+	}
 	input := a.question.Raw
 	if in := a.question.Input; in != nil {
 		l.fill(r, in)

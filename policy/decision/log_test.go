@@ -75,7 +75,7 @@ func TestTheLogKeepsADecision(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"decision_id":"` + no.ID + `","time":"2023-11-14T22:13:20.000000042Z","node":"n1","policy_revision":7,"revision":1290,"engine":"opa 1.22.2","entrypoint":"api/registry/authz",` +
+	want := `{"decision_id":"` + no.ID + `","time":"2023-11-14T22:13:20.000000042Z","node":"n1","policy_revision":7,"policy_digest":"sha256:0","revision":1290,"engine":"opa 1.22.2","entrypoint":"api/registry/authz",` +
 		`"input":{"action":"update",`
 	if !strings.HasPrefix(string(b), want) || !strings.Contains(string(b), `"result":{"allow":false,"reasons":["no \"owner\"\n"],"cause":"denied"},"took_ns":1500000,"requested_by":"10.1.2.3","principal":"ann","request_id":"r-1",`+
 		`"trace_id":"0af7651916cd43dd8448eb211c80319c","span_id":"b7ad6b7169203331","labels":{"id":"n1"}}`) {
@@ -275,6 +275,27 @@ func TestDecisionsThatCannotBeWrittenAreCounted(t *testing.T) {
 	}
 	l.spill(asked{rev: active, question: *ask(policy.Update), decision: *decided(false, "no")})
 	until(t, "all are counted", func() bool { return testutil.ToFloat64(m.dropped.WithLabelValues("store")) == 4 })
+}
+
+// After a restore, a number can belong to another content.
+func TestARecordKnowsTheContentThatMadeIt(t *testing.T) {
+	l, _ := newLog(t, Options{})
+	d := decided(false)
+	l.Decided(active, ask(policy.Update), d, 0)
+	until(t, "it is kept", func() bool { _, err := l.opt.Store.Get(d.ID); return err == nil })
+	r, err := l.opt.Store.Get(d.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rev, want := range map[*policy.Revision]bool{
+		{Number: 7, Digest: active.Digest}: true,
+		{Number: 7, Digest: "sha256:1"}:    false,
+		{Number: 8, Digest: active.Digest}: false,
+	} {
+		if r.MadeBy(rev) != want {
+			t.Errorf("by %d, %s: %v", rev.Number, rev.Digest, !want)
+		}
+	}
 }
 
 func TestALargeInputIsNotKept(t *testing.T) {

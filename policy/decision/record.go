@@ -20,6 +20,7 @@ type Record struct {
 	Time           time.Time      `json:"time"` // as the policy saw it
 	Node           string         `json:"node"`
 	PolicyRevision uint64         `json:"policy_revision"`
+	PolicyDigest   string         `json:"policy_digest,omitempty"`
 	Revision       uint64         `json:"revision,omitzero"` // of the data that was decided on; 0: not known
 	Engine         string         `json:"engine,omitempty"`
 	EntryPoint     string         `json:"entrypoint"`
@@ -93,6 +94,12 @@ func (r *Record) Past() *policy.Past {
 		p.EntryPoint = r.EntryPoint
 	}
 	return p
+}
+
+// MadeBy says whether the revision is the one that made the decision, and not
+// one that was given its number after a restore.
+func (r *Record) MadeBy(rev *policy.Revision) bool {
+	return rev.Number == r.PolicyRevision && (r.PolicyDigest == "" || rev.Digest == r.PolicyDigest)
 }
 
 func (r *Record) encode() ([]byte, error) {
