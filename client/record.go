@@ -22,6 +22,7 @@ const (
 	Version  Kind = "version"
 	Instance Kind = "instance"
 	Webhook  Kind = "webhook" // an outside policy endpoint; it has no namespace
+	Quota    Kind = "quota"   // the one document of rate limits; neither namespace nor name matter
 	Schema   Kind = "schema"  // a JSON Schema: its name is the kind of record that it is for, its namespace may be *
 )
 
@@ -48,6 +49,9 @@ func (r Ref) path() []string {
 	}
 	if r.Kind == Webhook {
 		return []string{"v1", "webhooks", r.Name}
+	}
+	if r.Kind == Quota {
+		return []string{"v1", "quotas"}
 	}
 	p := []string{"v1", "namespaces", r.Namespace, "services"}
 	if r.Kind == Service {

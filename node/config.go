@@ -38,6 +38,7 @@ type Config struct {
 	Policy    PolicySettings    `yaml:"policy"`
 	Webhook   WebhookSettings   `yaml:"webhook"`
 	Limits    LimitSettings     `yaml:"limits"`
+	Quota     QuotaSettings     `yaml:"quota"`
 	Raft      RaftSettings      `yaml:"raft"`
 	Audit     AuditSettings     `yaml:"audit"`
 	Log       LogSettings       `yaml:"log"`
@@ -138,6 +139,13 @@ type LimitSettings struct {
 	InFlight   int           `yaml:"in_flight"`  // requests at the same time
 }
 
+// QuotaSettings are this node's own part in the quotas whose backend is redis.
+type QuotaSettings struct {
+	RequestsPerSecond float64 `yaml:"requests_per_second"` // that this node allows of each limit while the Redis is away; 0: the limits themselves apply, shared by the nodes
+	BurstCapacity     int64   `yaml:"burst_capacity"`      // likewise; 0: the hits of one second
+	RedisPasswordFile string  `yaml:"redis_password_file"`
+}
+
 // RaftSettings tune consensus. They should be the same on all nodes.
 type RaftSettings struct {
 	HeartbeatTimeout  time.Duration `yaml:"heartbeat_timeout"`
@@ -159,6 +167,7 @@ type Secrets struct {
 	GossipKey     []byte
 	OperatorToken string // empty: only certificates and stored tokens are accepted
 	GitWebhook    string // empty: no webhook is believed
+	RedisPassword string // of the quotas; empty: none
 }
 
 // Off is the listening address that turns a listener off.
@@ -191,8 +200,10 @@ func Defaults() *Config {
 // Load reads, completes and checks the configuration in a YAML file. Relative
 // paths in it are relative to the file's folder. The secrets come from the
 // file or, by env, from MUSTER_GOSSIP_KEY, MUSTER_GOSSIP_KEY_FILE, MUSTER_OPERATOR_TOKEN,
-// MUSTER_OPERATOR_TOKEN_FILE, MUSTER_GIT_WEBHOOK_SECRET and
-// MUSTER_GIT_WEBHOOK_SECRET_FILE, which win over the file. The error holds one
+// MUSTER_OPERATOR_TOKEN_FILE, MUSTER_GIT_WEBHOOK_SECRET,
+// MUSTER_GIT_WEBHOOK_SECRET_FILE, MUSTER_REDIS_PASSWORD and
+// MUSTER_REDIS_PASSWORD_FILE, which win over the file, as do
+// MUSTER_QUOTA_REQUESTS_PER_SECOND and MUSTER_QUOTA_BURST_CAPACITY. The error holds one
 // sentence per mistake, each of which says what to do.
 func Load(path string, env func(string) string) (*Config, error) {
 	b, err := os.ReadFile(path)
@@ -208,7 +219,7 @@ func Load(path string, env func(string) string) (*Config, error) {
 		return nil, err
 	}
 	for _, p := range append(c.Policy.DecisionLog.paths(),
-		&c.DataDir, c.Audit.file(), &c.GossipKeyFile, &c.OperatorTokenFile,
+		&c.DataDir, c.Audit.file(), &c.GossipKeyFile, &c.OperatorTokenFile, &c.Quota.RedisPasswordFile,
 		&c.Policy.Git.TokenFile, &c.Policy.Git.CAFile, &c.Policy.Git.SSHKeyFile, &c.Policy.Git.KnownHostsFile, &c.Policy.Git.WebhookSecretFile,
 		&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key, &c.TLS.ControlCert, &c.TLS.ControlKey,
 	) {
@@ -216,7 +227,7 @@ func Load(path string, env func(string) string) (*Config, error) {
 			*p = filepath.Join(dir, *p)
 		}
 	}
-	if err := errors.Join(c.readSecrets(env), c.validate()); err != nil {
+	if err := errors.Join(c.readSecrets(env), c.Quota.complete(env), c.validate()); err != nil {
 		return nil, fmt.Errorf("%s:\n%w", path, err)
 	}
 	return c, nil
@@ -266,7 +277,10 @@ func (c *Config) readSecrets(env func(string) string) error {
 	if c.Secrets.OperatorToken, err = secret(env, "MUSTER_OPERATOR_TOKEN", "operator_token_file", "", c.OperatorTokenFile); err != nil {
 		return err
 	}
-	c.Secrets.GitWebhook, err = secret(env, "MUSTER_GIT_WEBHOOK_SECRET", "policy.git.webhook_secret_file", "", c.Policy.Git.WebhookSecretFile)
+	if c.Secrets.GitWebhook, err = secret(env, "MUSTER_GIT_WEBHOOK_SECRET", "policy.git.webhook_secret_file", "", c.Policy.Git.WebhookSecretFile); err != nil {
+		return err
+	}
+	c.Secrets.RedisPassword, err = secret(env, "MUSTER_REDIS_PASSWORD", "quota.redis_password_file", "", c.Quota.RedisPasswordFile)
 	return err
 }
 

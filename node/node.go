@@ -35,6 +35,7 @@ import (
 	"github.com/muster-registry/muster/policy/rego/library"
 	"github.com/muster-registry/muster/policy/shadow"
 	"github.com/muster-registry/muster/policy/sign"
+	"github.com/muster-registry/muster/quota"
 	"github.com/muster-registry/muster/registry/definition"
 	"github.com/muster-registry/muster/setting"
 )
@@ -55,6 +56,7 @@ type Node struct {
 	decider policy.Decider // the engine, and those who watch it: all decisions are made through it
 	gate    *admit.Gate
 
+	quotas   *quota.Keeper
 	override *breakglass.Override // lifts refusals; stands between the engine and those who watch
 	openings *breakglass.Keeper
 	leases   *lease.Keeper
@@ -177,6 +179,7 @@ func (n *Node) wire(rules *library.Library) {
 	n.leases = lease.New(log{n}, n.logger)
 	n.beats = lease.NewBatch(n.cluster.Call)
 
+	n.wireQuotas()
 	n.cluster.Handle(methodSubmit, true, n.serveSubmit)
 	n.cluster.Handle(lease.Method, true, func(ctx context.Context, _ string, p []byte) ([]byte, error) { return n.leases.Serve(ctx, p) })
 	n.cluster.Handle(methodReached, false, n.serveReached)
@@ -219,6 +222,7 @@ func (n *Node) applied(v *fsm.View, ev fsm.Events) {
 
 // lead runs while this node leads.
 func (n *Node) lead(ctx context.Context) {
+	n.quotas.Lead()
 	go n.watchRestores(ctx)
 	go n.openings.Run(ctx)
 	go n.compareStates(ctx)
@@ -241,6 +245,7 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	go n.shadow.Run(running)
 	go n.beats.Run(running)
 	go n.reopenAudit(running)
+	go n.quotas.Run(running)
 	go func() {
 		for {
 			select {

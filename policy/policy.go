@@ -18,7 +18,7 @@ import (
 type Action string
 
 // The actions of the registry. The first six are named in the public
-// contract; Heartbeat, Read and Manage are decided by roles alone.
+// contract; Heartbeat, Spend, Read and Manage are decided by roles alone.
 const (
 	Register  Action = "register"
 	Update    Action = "update"
@@ -28,6 +28,7 @@ const (
 	Authorize Action = "authorize"
 
 	Heartbeat Action = "heartbeat"
+	Spend     Action = "spend"  // count a call against the quotas
 	Read      Action = "read"   // a resource of the cluster's own: policy, token, …
 	Manage    Action = "manage" // change one of those
 )

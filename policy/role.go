@@ -53,6 +53,7 @@ var grants = []struct {
 }{
 	{[]Action{Lookup, Watch}, records, namespaced, everyone},
 	{[]Action{Register, Update, Delete, Heartbeat}, records, inNamespace, writers},
+	{[]Action{Spend}, []string{"quota"}, namespaced, writers},
 	{[]Action{Authorize}, []string{"decision"}, anywhere, everyone},
 	{[]Action{Read}, []string{"cluster"}, anywhere, everyone},
 	{[]Action{Read}, []string{"policy", "schema", "decision"}, clusterWide, admins},

@@ -26,6 +26,8 @@ func TestBuiltInRoles(t *testing.T) {
 		{Update, "version", "shop", roles(deny, allow, allow, deny, deny)},
 		{Delete, "instance", "shop", roles(deny, allow, allow, deny, deny)},
 		{Heartbeat, "instance", "shop", roles(deny, allow, allow, deny, deny)},
+		{Spend, "quota", "shop", roles(deny, allow, allow, deny, deny)},
+		{Manage, "quota", "", roles(deny, deny, allow, deny, deny)},
 		{Authorize, "decision", "", roles(allow, allow, allow, allow, allow)},
 		{Read, "cluster", "", roles(allow, allow, allow, allow, allow)},
 		{Manage, "cluster", "", roles(deny, deny, allow, deny, deny)},

@@ -1,6 +1,6 @@
 // Package setting owns the small administrative records of the cluster:
 // trusted keys, webhooks, schemas, break-glass, the progress of the Git source,
-// what policies must have.
+// what policies must have, the rate limits.
 // It keeps them by kind, namespace and name, each with the revision of its last
 // change, and knows nothing of what stands in them: the leader's gate brings a
 // spec into its canonical form before it gets here. It refuses a record whose
@@ -31,10 +31,11 @@ const (
 	Sync       Kind = "sync"        // how far the Git source of policies has come
 
 	Requirement Kind = "requirement" // what a policy must have to be accepted
+	Quota       Kind = "quota"       // the rate limits of services; there is one
 )
 
 // Kinds lists the kinds of setting.
-func Kinds() []Kind { return []Kind{Key, Webhook, Schema, BreakGlass, Sync, Requirement} }
+func Kinds() []Kind { return []Kind{Key, Webhook, Schema, BreakGlass, Sync, Requirement, Quota} }
 
 // Stamp is what the one sequence of changes gives to a change.
 type Stamp struct {

@@ -24,6 +24,7 @@ import (
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/quota"
 	"github.com/muster-registry/muster/registry"
 	"github.com/muster-registry/muster/setting"
 )
@@ -375,6 +376,9 @@ func (m *memory) ClusterStatus(context.Context) (*rest.ClusterStatus, error) {
 	return &rest.ClusterStatus{ClusterID: "c1", Leader: "n1", Term: 2, Nodes: []rest.NodeStatus{{ID: "n1", Role: "leader", Alive: true, Ready: true}}}, nil
 }
 
+func (m *memory) CheckQuota(context.Context, quota.Call) (*quota.Result, error) {
+	return &quota.Result{Allowed: true}, nil
+}
 func (m *memory) Members(context.Context) ([]rest.Member, error) {
 	return []rest.Member{{ID: "n1", Role: "leader", Alive: true}}, nil
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/sign"
+	"github.com/muster-registry/muster/quota"
 	"github.com/muster-registry/muster/registry"
 	"github.com/muster-registry/muster/setting"
 )
@@ -99,6 +100,10 @@ type Backend interface {
 	// Decision gives the record of a decision that any node made, masked and as
 	// JSON, with each rule's outcome where asked for.
 	Decision(ctx context.Context, id string, rules bool) ([]byte, error)
+
+	// CheckQuota counts a call to a service against the quotas. Errors say that
+	// it cannot be settled, or is not one.
+	CheckQuota(ctx context.Context, c quota.Call) (*quota.Result, error)
 
 	ClusterStatus(ctx context.Context) (*ClusterStatus, error)
 	Members(ctx context.Context) ([]Member, error)

@@ -26,14 +26,14 @@ func filled(r rest.Route) string {
 var allowed = map[string][]string{
 	"viewer": {"listAllServices", "listServices", "getService", "listVersions", "getVersion", "getDocument", "listInstances", "getInstance",
 		"discover", "listDiscovery", "authorize", "clusterStatus", "listMembers", "livez", "readyz", "openapi"},
-	"publisher": {"putService", "deleteService", "putVersion", "deleteVersion", "putInstance", "deleteInstance", "heartbeat", "putStatus"},
+	"publisher": {"putService", "deleteService", "putVersion", "deleteVersion", "putInstance", "deleteInstance", "heartbeat", "putStatus", "checkQuota"},
 	"admin": {"pushPolicy", "listPolicies", "getPolicy", "activatePolicy", "rollbackPolicy", "shadowPolicy",
 		"getShadow", "stopShadow", "shadowReport", "replayPolicy", "diffPolicies", "getDecision",
 		"syncPolicy", "getSync", "listSchemas", "getSchema", "putSchema", "deleteSchema", "listBreakGlass"},
 	"operator": {"createToken", "listTokens", "revokeToken", "transferLeader", "removeMember", "saveSnapshot", "restoreSnapshot",
 		"listPolicyKeys", "getPolicyKey", "putPolicyKey", "deletePolicyKey",
 		"listPolicyRequirements", "getPolicyRequirement", "putPolicyRequirement", "deletePolicyRequirement",
-		"listWebhooks", "getWebhook", "putWebhook", "deleteWebhook"},
+		"listWebhooks", "getWebhook", "putWebhook", "deleteWebhook", "getQuotas", "putQuotas", "deleteQuotas"},
 }
 
 func TestEveryRouteAsksWhoAndWhether(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/muster-registry/muster/client"
 	"github.com/muster-registry/muster/egress"
 	"github.com/muster-registry/muster/policy/webhook"
+	"github.com/muster-registry/muster/quota"
 	"github.com/muster-registry/muster/registry"
 )
 
@@ -28,6 +29,8 @@ func canonical(r client.Ref, spec jsontext.Value) (body, document []byte, err er
 		body, err = registry.CanonicalInstance(r.Namespace, r.Service, r.Name, spec)
 	case client.Schema:
 		body, err = wholeSchema(spec)
+	case client.Quota:
+		body, err = quota.Canonical(spec)
 	case client.Webhook:
 		// Where it may lead is the cluster's to say.
 		anywhere := &egress.Dialer{Allow: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}

@@ -153,6 +153,7 @@ func TestWorkingWithACluster(t *testing.T) {
 	file := write(t, "cart.yaml", manifestText)
 
 	t.Run("records", func(t *testing.T) { records(t, s, file) })
+	t.Run("quotas", func(t *testing.T) { rateLimits(t, s) })
 	t.Run("schemas", func(t *testing.T) { schemas(t, s) })
 	t.Run("webhooks", func(t *testing.T) { webhooks(t, s) })
 	t.Run("emergencies", func(t *testing.T) { emergencies(t, s) })

@@ -47,7 +47,7 @@ const kindPolicy = "Policy"
 
 // order is how kinds are applied: what others need comes first, and a policy
 // before all that it decides.
-var order = []string{kindPolicy, "Schema", "Webhook", "Service", "Version", "Instance"}
+var order = []string{kindPolicy, "Schema", "Quota", "Webhook", "Service", "Version", "Instance"}
 
 // ref names the record a manifest is about. The service of a version or an
 // instance stands in spec.service, beside the name, or before it: service/name.
@@ -154,6 +154,12 @@ func (m *manifest) read(doc jsontext.Value, namespace string) error {
 	if m.Kind == "Version" || m.Kind == "Instance" {
 		if err := m.findService(); err != nil {
 			return err
+		}
+	}
+	if m.Kind == "Quota" {
+		m.Name = text(cmp.Or(string(m.Name), quotasName))
+		if m.Name != quotasName {
+			return fmt.Errorf("the name %q: there is one quotas document, by the name of %s", m.Name, quotasName)
 		}
 	}
 	if m.Name == "" {

@@ -2,6 +2,8 @@ package definition
 
 import (
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/muster-registry/muster/fault"
 )
 
 // JSON gives a document of a format as a policy sees it, so that no way of
@@ -24,4 +26,15 @@ func JSON(format string, document []byte) []byte {
 		return nil
 	}
 	return quoted
+}
+
+// FromYAML turns one YAML document, which may be JSON, into JSON: scalars keep
+// their meaning, and what aliases may add is bounded before it is expanded. The
+// error is bad_request or too_large.
+func FromYAML(document []byte) ([]byte, error) {
+	text, _, err := fromYAML(document)
+	if fault.Is(err, fault.InvalidDefinition) {
+		return nil, fault.New(fault.BadRequest, "the body cannot be read: %s", fault.From(err).Detail)
+	}
+	return text, err
 }
