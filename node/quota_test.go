@@ -80,7 +80,7 @@ func TestQuotas(t *testing.T) {
 		for body, code := range map[string]fault.Code{
 			`{}`: fault.InvalidField, `{"service_id":"a","hits":0}`: fault.InvalidField, `{"service_id":"a","hits":-1}`: fault.InvalidField,
 			`{"service_id":"a/b"}`: fault.InvalidField, `{"service_id":"a","hit":1}`: fault.InvalidField, `{"service_id":"a","hits":1.5}`: fault.InvalidField,
-			`{"service_id":"a","hits":1001}`: fault.InvalidField, `[`: fault.BadRequest,
+			`{"service_id":"a","hits":1001}`: fault.InvalidField, `{`: fault.BadRequest,
 		} {
 			if a := do(node, "POST", "/v1/quota/check", js, body); a.Code != code {
 				t.Errorf("%s: %d %s", body, a.status, a.body)

@@ -60,6 +60,15 @@ type store struct {
 	down    bool
 }
 
+// quiet keeps the client's own messages, which are not of this program's form,
+// off standard error: what they tell is in the errors.
+type quiet struct{}
+
+// Printf implements the client's logger.
+func (quiet) Printf(context.Context, string, ...any) {}
+
+func init() { redis.SetLogger(quiet{}) }
+
 // connect gives the client for an address; nil while it is left alone.
 func (s *store) connect(address string) *redis.Client {
 	s.mu.Lock()
@@ -72,6 +81,7 @@ func (s *store) connect(address string) *redis.Client {
 		}
 		opt.Password = s.password
 		opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = storeTimeout, storeTimeout, storeTimeout, storeTimeout
+		opt.DialerRetries = 1
 		opt.MaxRetries = -1 // a hit that was counted must not be counted again
 		opt.ContextTimeoutEnabled = true
 		opt.ClientName = "muster"
