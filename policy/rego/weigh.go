@@ -13,7 +13,7 @@ import (
 // and goes through whole types. In a line that names a value twice, its type
 // doubles, and so forty lines keep the compiler busy until the memory is full;
 // it cannot be interrupted. So what a type would spell out is counted first.
-const maxTypes = 20_000 // parts of the type of one value
+const maxTypes = 200_000 // parts of the type of one value
 
 // tooManyTypes is what a module or a query that goes beyond is told.
 const tooManyTypes = "the value has a type of more than %d parts, because one value stands in another many times; build it in a function or a comprehension, or make it smaller"
