@@ -114,7 +114,7 @@ func New(o Options) (*Library, error) {
 		return nil, l.compiler.Errors
 	}
 	l.asker = l.compiler.QueryCompiler()
-	l.query, err = l.asker.Compile(ast.MustParseBody("findings = data.muster.library.findings; except = data.muster.library.except"))
+	l.query, err = l.asker.Compile(ast.MustParseBody("findings = data.muster.review.findings; except = data.muster.review.except"))
 	return l, err
 }
 

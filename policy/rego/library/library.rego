@@ -3,7 +3,7 @@
 # description: >-
 #   Brings together what the rules found, under the severities and without what
 #   the data of the active policy revision leaves out.
-package muster.library
+package muster.review
 
 # findings is what muster asks for. Places is the number of a list of places in
 # the definition: muster makes one finding of each, but those below what except
