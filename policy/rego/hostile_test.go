@@ -157,6 +157,8 @@ func TestRewrittenRulesAnswerTheSame(t *testing.T) {
 				t.Fatalf("%s: %v", name, rewritten.err)
 			}
 			written.compiler = written.asWritten()
+			written.depends = edges{} // what its rules read is found by them
+			written.depends.add(written.compiler.Graph, written.compiler.Modules)
 			entries := []*entry{rewritten.entry(policy.DefaultWrite), written.prepare(policy.DefaultWrite)}
 			rapid.Check(t, func(t *rapid.T) {
 				in := &policy.Input{Action: policy.Register, Method: "GET", Resource: policy.Resource{
