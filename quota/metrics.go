@@ -22,6 +22,13 @@ func newMetrics() *metrics {
 		}),
 	}
 	m.up.Set(1)
+	// Each series is there before the first call, so that alerts can be written.
+	for _, outcome := range []string{"allowed", "refused"} {
+		m.checks.WithLabelValues(outcome, string(OfService))
+	}
+	for _, outcome := range []string{"answered", "failed"} {
+		m.draws.WithLabelValues(outcome)
+	}
 	return m
 }
 
