@@ -134,12 +134,13 @@ func (c *call) compileRequest(p *params, m metrics.Metrics) (q *rego.Query, rele
 	if len(body) == 0 {
 		return nil, nil, invalid("missing required 'query' value")
 	}
-	if release, err = c.api.engine.Room(c.r.Context(), len(ask.Input)); err != nil {
+	free, err := c.api.engine.Room(c.r.Context(), len(ask.Input))
+	if err != nil {
 		return nil, nil, err
 	}
 	defer func() {
 		if err != nil {
-			release()
+			free()
 		}
 	}()
 	input, err := inputOf(ask.Input)
@@ -156,5 +157,5 @@ func (c *call) compileRequest(p *params, m metrics.Metrics) (q *rego.Query, rele
 			}
 		}
 	}
-	return q, release, nil
+	return q, free, nil
 }
