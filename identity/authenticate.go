@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
@@ -13,7 +14,8 @@ import (
 )
 
 // maxBearer bounds what is hashed for one call; anything longer is nobody's.
-const maxBearer = 4096
+// It leaves room for a JWT with the groups of a large directory.
+const maxBearer = 16 << 10
 
 // Static is a token that a node's configuration brings, such as the first
 // operator's. It never expires and is known by its hash alone.
@@ -30,19 +32,32 @@ type Config struct {
 	// same CA are known by name and have no role.
 	TrustDomain string
 	Static      []Static
+
+	// Outside proves the bearer tokens that are not muster's own; nil: there
+	// are none.
+	Outside Verifier
+}
+
+// Verifier proves bearer tokens that others have issued. It answers with a
+// principal that has a Credential and no roles, or refuses with
+// unauthenticated, or with identity_provider_unavailable where it cannot tell.
+// The text has no more than 16 KiB and is not one of muster's own tokens.
+type Verifier interface {
+	Verify(ctx context.Context, text string, now time.Time) (*Principal, error)
 }
 
 // Authenticator answers who is calling. It holds no state that changes and
 // may be used from many goroutines.
 type Authenticator struct {
 	trustDomain string
+	outside     Verifier
 	static      map[[sha256.Size]byte]*Principal
 }
 
 // New makes an Authenticator; a static token without a usable hash or role is
 // an error.
 func New(cfg Config) (*Authenticator, error) {
-	a := &Authenticator{trustDomain: cfg.TrustDomain, static: make(map[[sha256.Size]byte]*Principal, len(cfg.Static))}
+	a := &Authenticator{trustDomain: cfg.TrustDomain, outside: cfg.Outside, static: make(map[[sha256.Size]byte]*Principal, len(cfg.Static))}
 	for _, s := range cfg.Static {
 		var sum [sha256.Size]byte
 		raw, err := hex.DecodeString(s.Hash)
@@ -61,25 +76,48 @@ func New(cfg Config) (*Authenticator, error) {
 			namespaces = []string{}
 		}
 		a.static[sum] = newPrincipal("token:"+s.Name, KindToken, s.Role, namespaces)
+		a.static[sum].Credential.TokenID = s.Name
 	}
 	return a, nil
 }
 
-// Authenticate says who calls, or refuses with unauthenticated.
+// Authenticate says who calls, or refuses with unauthenticated. The order of
+// the methods is fixed:
+//
+//  1. a static token, known by its hash;
+//  2. a token of muster's own, known by its form;
+//  3. any other bearer token: the providers of Config.Outside;
+//  4. the client certificate, where there is no Authorization at all.
 //
 // A bearer token in header (the value of Authorization, "" when absent) wins
 // over the client certificate, which may belong to a proxy in between; a token
 // that is not good is a refusal even where the certificate would be. tbl is
 // the table of the state the call is answered from; conn may be nil; now is
 // compared with expiries.
-func (a *Authenticator) Authenticate(tbl *Table, header string, conn *tls.ConnectionState, now time.Time) (*Principal, error) {
+func (a *Authenticator) Authenticate(ctx context.Context, tbl *Table, header string, conn *tls.ConnectionState, now time.Time) (*Principal, error) {
+	p, err := a.prove(ctx, tbl, header, conn, now)
+	if err != nil {
+		return nil, err
+	}
+	return a.complete(p, now)
+}
+
+// prove finds out whose credential it is.
+func (a *Authenticator) prove(ctx context.Context, tbl *Table, header string, conn *tls.ConnectionState, now time.Time) (*Principal, error) {
 	if header != "" {
-		return a.bearer(tbl, header, now)
+		return a.bearer(ctx, tbl, header, now)
 	}
 	if conn != nil && len(conn.VerifiedChains) > 0 && len(conn.PeerCertificates) > 0 {
 		return a.certificate(conn.PeerCertificates[0], now)
 	}
 	return nil, errMissing
+}
+
+// complete is the last step for every credential, whatever its method: first
+// whether it has been revoked, then which roles the rules give it. p is shared
+// and may come out of a cache: what changes is a copy.
+func (a *Authenticator) complete(p *Principal, _ time.Time) (*Principal, error) {
+	return p, nil
 }
 
 var (
@@ -99,7 +137,7 @@ func Bearer(header string) (string, bool) {
 	return strings.Trim(header[len(scheme):], " "), true
 }
 
-func (a *Authenticator) bearer(tbl *Table, header string, now time.Time) (*Principal, error) {
+func (a *Authenticator) bearer(ctx context.Context, tbl *Table, header string, now time.Time) (*Principal, error) {
 	text, ok := Bearer(header)
 	if !ok || text == "" {
 		return nil, errScheme
@@ -111,6 +149,9 @@ func (a *Authenticator) bearer(tbl *Table, header string, now time.Time) (*Princ
 	sum := sha256.Sum256(append(buf[:0], text...))
 	if p, ok := a.static[sum]; ok {
 		return p, nil
+	}
+	if !strings.HasPrefix(text, tokenPrefix) && a.outside != nil {
+		return a.outside.Verify(ctx, text, now)
 	}
 	id, ok := idOf(text)
 	if !ok || tbl == nil {

@@ -17,6 +17,16 @@ import (
 //
 // Any other certificate of the CA is somebody without a role.
 func (a *Authenticator) certificate(cert *x509.Certificate, now time.Time) (*Principal, error) {
+	p, err := a.named(cert, now)
+	if err != nil {
+		return nil, err
+	}
+	p.Credential = Credential{Certificate: cert, ExpiresAt: cert.NotAfter}
+	return p, nil
+}
+
+// named gives a new principal.
+func (a *Authenticator) named(cert *x509.Certificate, now time.Time) (*Principal, error) {
 	// A connection may outlive the certificate that opened it.
 	if now.After(cert.NotAfter) || now.Before(cert.NotBefore) {
 		return nil, fault.New(fault.Unauthenticated, "the client certificate is not valid at this time")

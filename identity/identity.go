@@ -5,11 +5,17 @@
 // namespaces are names here, and policy gives them a meaning.
 package identity
 
+import (
+	"crypto/x509"
+	"time"
+)
+
 // The kinds of principal.
 const (
 	KindSPIFFE = "spiffe" // a client certificate
 	KindToken  = "token"  // a bearer token of muster's own
 	KindNode   = "node"   // the certificate of a member; it has no role as a client
+	KindOIDC   = "oidc"   // a bearer token of an identity provider's
 )
 
 // Principal is who calls. It is shared between requests and never modified.
@@ -19,4 +25,23 @@ type Principal struct {
 	Roles      []string       `json:"roles"`
 	Namespaces []string       `json:"namespaces"` // empty: all
 	Claims     map[string]any `json:"claims"`
+
+	// Credential is what proved it. It never leaves the node.
+	Credential Credential `json:"-"`
+}
+
+// Credential is what a principal proved itself by: what a revocation can name,
+// and how long it holds. Which fields are set depends on the method.
+type Credential struct {
+	Provider string // by name in the configuration; "": muster's own tokens, and certificates
+	Issuer   string // iss
+	Subject  string // sub; of a certificate "" (see Principal.ID)
+	JTI      string // jti
+
+	TokenID     string            // of one of muster's tokens, or the name of a static one
+	Certificate *x509.Certificate // the client's; nil: it was a bearer token
+
+	// ExpiresAt is when the credential ends; zero: never. A stream that it
+	// opened ends then, too.
+	ExpiresAt time.Time
 }

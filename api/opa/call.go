@@ -155,7 +155,7 @@ func (c *call) authenticate() error {
 			return fault.New(fault.Unauthenticated, "send one Authorization header: Bearer TOKEN")
 		}
 	}
-	who, err := c.api.auth.Authenticate(c.state.Tokens, header, c.r.TLS, c.began)
+	who, err := c.api.auth.Authenticate(c.r.Context(), c.state.Tokens, header, c.r.TLS, c.began)
 	c.who = who
 	return err
 }

@@ -143,7 +143,7 @@ func (c *call) authenticate() error {
 			return fault.New(fault.Unauthenticated, "send one Authorization header: Bearer TOKEN")
 		}
 	}
-	who, err := c.api.auth.Authenticate(c.state.Tokens, header, c.r.TLS, time.Now())
+	who, err := c.api.auth.Authenticate(c.r.Context(), c.state.Tokens, header, c.r.TLS, time.Now())
 	if err != nil {
 		return err
 	}
