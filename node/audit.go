@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/audit"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
@@ -128,21 +129,27 @@ func (n *Node) auditable() error {
 	return fault.New(fault.NotReady, "this node's audit trail cannot be written, so it takes no changes; its log says why. Try again later, or another node")
 }
 
-// refusedCall puts a call on record that was answered 401, 403 or 429, before
-// it is answered. who may be nil.
-func (n *Node) refusedCall(r *http.Request, who *identity.Principal, action, requestID string, err *fault.Error) {
+// refused puts a call on record that was answered 401, 403 or 429, before it is
+// answered.
+func (n *Node) refused(r *door.Refusal) {
 	if n.trail == nil {
 		return
 	}
 	e := audit.Entry{
-		Time: time.Now(), Type: audit.Refusal, Principal: "anonymous", Source: host(r.RemoteAddr), Action: action, Record: short(r.Method + " " + r.URL.Path),
-		DecisionID: err.DecisionID, PolicyRevision: err.PolicyRevision, RequestID: requestID, TraceID: command.TraceID(r.Header.Get("Traceparent")),
-		Outcome: audit.Refused, Status: err.Code.Status(), Code: string(err.Code),
+		Time: time.Now(), Type: audit.Refusal, Principal: "anonymous", Source: r.Source, Action: r.Action, Record: short(r.Record),
+		DecisionID: r.Err.DecisionID, PolicyRevision: r.Err.PolicyRevision, RequestID: r.RequestID, TraceID: command.TraceID(r.Trace),
+		Outcome: audit.Refused, Status: r.Err.Code.Status(), Code: string(r.Err.Code),
 	}
-	if who != nil {
-		e.Principal = who.ID
+	if r.Who != nil {
+		e.Principal = r.Who.ID
 	}
 	n.trail.Refused(e)
+}
+
+// refusedCall is refused for the policy port. who may be nil.
+func (n *Node) refusedCall(r *http.Request, who *identity.Principal, action, requestID string, err *fault.Error) {
+	n.refused(&door.Refusal{Who: who, Action: action, Record: r.Method + " " + r.URL.Path, Source: host(r.RemoteAddr),
+		RequestID: requestID, Trace: r.Header.Get("Traceparent"), Err: err})
 }
 
 // refusedPeer puts a connection on record that the peer port refused.

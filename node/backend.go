@@ -8,7 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/muster-registry/muster/admit"
-	"github.com/muster-registry/muster/api/rest"
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/fsm"
@@ -30,37 +30,37 @@ const (
 // backend is the node as the edges see it.
 type backend struct{ *Node }
 
-// NodeID implements rest.Backend.
+// NodeID implements door.Backend.
 func (b backend) NodeID() string { return b.cfg.NodeID }
 
-// State implements rest.Backend.
-func (b backend) State() *rest.State {
+// State implements door.Backend.
+func (b backend) State() *door.State {
 	v := b.machine.View()
-	return &rest.State{Registry: v.Registry, Policy: v.Policy, Tokens: v.Tokens, Settings: v.Settings, Revision: v.Revision, ClusterID: v.ClusterID}
+	return &door.State{Registry: v.Registry, Policy: v.Policy, Tokens: v.Tokens, Settings: v.Settings, Revision: v.Revision, ClusterID: v.ClusterID}
 }
 
-// Document implements rest.Backend.
+// Document implements door.Backend.
 func (b backend) Document(namespace, service, version string, revision uint64) ([]byte, error) {
 	return b.machine.Document(namespace, service, version, revision)
 }
 
-// Watch implements rest.Backend.
+// Watch implements door.Backend.
 func (b backend) Watch(namespace, service string) (<-chan struct{}, func()) {
 	return b.machine.Watch(namespace, service)
 }
 
-// AwaitRevision implements rest.Backend.
+// AwaitRevision implements door.Backend.
 func (b backend) AwaitRevision(ctx context.Context, revision uint64) error {
 	return b.machine.AwaitRevision(ctx, revision)
 }
 
-// ReadIndex implements rest.Backend.
+// ReadIndex implements door.Backend.
 func (b backend) ReadIndex(ctx context.Context) error { return b.cluster.ReadIndex(ctx) }
 
-// Staleness implements rest.Backend.
+// Staleness implements door.Backend.
 func (b backend) Staleness() time.Duration { return b.cluster.Staleness() }
 
-// Ready implements rest.Backend.
+// Ready implements door.Backend.
 func (b backend) Ready() error {
 	if b.draining.Load() {
 		return fault.New(fault.NotReady, "this node is shutting down; ask another")
@@ -74,13 +74,13 @@ func (b backend) Ready() error {
 	return b.broken()
 }
 
-// IsLeader implements rest.Backend.
+// IsLeader implements door.Backend.
 func (b backend) IsLeader() bool { return b.cluster.IsLeader() }
 
-// Decider implements rest.Backend.
+// Decider implements door.Backend.
 func (b backend) Decider() policy.Decider { return b.decider }
 
-// Submit implements rest.Backend: the leader executes the intent, wherever it is.
+// Submit implements door.Backend: the leader executes the intent, wherever it is.
 func (b backend) Submit(ctx context.Context, in *command.Intent) (*command.Receipt, error) {
 	if err := b.auditable(); err != nil {
 		return nil, err
@@ -123,7 +123,7 @@ func (n *Node) serveSubmit(ctx context.Context, _ string, payload []byte) ([]byt
 	return proto.Marshal(receipt)
 }
 
-// Heartbeat implements rest.Backend.
+// Heartbeat implements door.Backend.
 func (b backend) Heartbeat(ctx context.Context, namespace, service, id string) error {
 	return b.beats.Beat(ctx, lease.Key{Namespace: namespace, Service: service, ID: id})
 }

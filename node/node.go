@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/muster-registry/muster/admit"
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/api/rest"
 	"github.com/muster-registry/muster/audit"
 	"github.com/muster-registry/muster/cluster"
@@ -335,13 +336,14 @@ func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server,
 		return nil, err
 	}
 	lim := n.cfg.Limits
-	api, err := rest.New(backend{n}, who, rest.Options{
+	in := door.New(backend{n}, who, door.Options{MaxInFlight: int64(lim.InFlight), MaxStaleness: n.cfg.Isolation.MaxStaleness, Refused: n.refused})
+	api, err := rest.New(backend{n}, in, rest.Options{
 		Logger: n.logger, Version: n.version, MaxBody: int64(lim.Body), MaxDefinition: int64(lim.Definition),
-		MaxDepth: lim.JSONDepth, MaxInFlight: int64(lim.InFlight), MaxStaleness: n.cfg.Isolation.MaxStaleness,
+		MaxDepth:    lim.JSONDepth,
 		ParseBundle: func(b []byte) (*policy.Push, error) { return rego.ParseBundle(b, int64(lim.Definition), n.signatures) },
 		Signatures:  n.signatures,
 		Diff:        n.engine.Diff,
-		Observe:     n.metrics.observe, Refused: n.refusedCall, WebhookSecret: []byte(n.cfg.Secrets.GitWebhook),
+		Observe:     n.metrics.observe, WebhookSecret: []byte(n.cfg.Secrets.GitWebhook),
 	})
 	if err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/api/rest"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
@@ -34,7 +35,7 @@ var start = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
 // memory is a node of one without a log: the real tables behind one lock. It
 // checks preconditions as the gate does, and nothing else of it.
 type memory struct {
-	state   atomic.Pointer[rest.State]
+	state   atomic.Pointer[door.State]
 	mu      sync.Mutex // guards what follows, and changes to state
 	changed map[registry.Key]chan struct{}
 	reached chan struct{} // closed and replaced at every change
@@ -55,14 +56,14 @@ type memory struct {
 
 func newMemory() *memory {
 	m := &memory{changed: map[registry.Key]chan struct{}{}, reached: make(chan struct{}), docs: map[string][]byte{}}
-	m.state.Store(&rest.State{Registry: registry.New(), Policy: policy.NewTable(), Tokens: identity.NewTable(), Settings: setting.NewTable(), ClusterID: "c1"})
+	m.state.Store(&door.State{Registry: registry.New(), Policy: policy.NewTable(), Tokens: identity.NewTable(), Settings: setting.NewTable(), ClusterID: "c1"})
 	m.decide = func(in *policy.Input) policy.Decision { return policy.Decision{Allow: true} }
 	m.readIndex = func(context.Context) error { return nil }
 	return m
 }
 
 func (m *memory) NodeID() string           { return "n1" }
-func (m *memory) State() *rest.State       { return m.state.Load() }
+func (m *memory) State() *door.State       { return m.state.Load() }
 func (m *memory) Staleness() time.Duration { return m.age }
 func (m *memory) Ready() error             { return m.ready }
 func (m *memory) IsLeader() bool           { return !m.follower }
@@ -143,7 +144,7 @@ func (m *memory) Submit(_ context.Context, in *command.Intent) (*command.Receipt
 	return receipt, nil
 }
 
-func (m *memory) publish(next *rest.State, touched []registry.Key) {
+func (m *memory) publish(next *door.State, touched []registry.Key) {
 	m.state.Store(next)
 	close(m.reached)
 	m.reached = make(chan struct{})
@@ -155,7 +156,7 @@ func (m *memory) publish(next *rest.State, touched []registry.Key) {
 	}
 }
 
-func (m *memory) apply(st registry.Stamp, in *command.Intent, reg *registry.Txn, next *rest.State) (*command.Receipt, error) {
+func (m *memory) apply(st registry.Stamp, in *command.Intent, reg *registry.Txn, next *door.State) (*command.Receipt, error) {
 	switch op := in.Command.Op.(type) {
 	case *command.Command_Put:
 		return m.put(st, in, op.Put, reg, next)
@@ -201,7 +202,7 @@ func (m *memory) apply(st registry.Stamp, in *command.Intent, reg *registry.Txn,
 	return nil, errors.New("unexpected command")
 }
 
-func (m *memory) put(st registry.Stamp, in *command.Intent, p *command.Put, reg *registry.Txn, next *rest.State) (*command.Receipt, error) {
+func (m *memory) put(st registry.Stamp, in *command.Intent, p *command.Put, reg *registry.Txn, next *door.State) (*command.Receipt, error) {
 	if p.Kind == command.Kind_TOKEN {
 		x := next.Tokens.Txn(nil)
 		t, err := x.Put(identity.Stamp(st), p.Name, p.Spec)
@@ -250,7 +251,7 @@ func (m *memory) put(st registry.Stamp, in *command.Intent, p *command.Put, reg 
 	return &command.Receipt{Record: record, Created: created}, err
 }
 
-func checkSetting(in *command.Intent, st *rest.State, kind, ns, name string) (revision uint64, err error) {
+func checkSetting(in *command.Intent, st *door.State, kind, ns, name string) (revision uint64, err error) {
 	if rec, ok := st.Settings.Get(setting.Kind(kind), ns, name); ok {
 		revision = rec.Revision
 	}
@@ -434,11 +435,16 @@ type edge struct {
 
 func newEdge(t testing.TB, opt rest.Options) *edge {
 	t.Helper()
+	return newEdgeBehind(t, door.Options{}, opt)
+}
+
+func newEdgeBehind(t testing.TB, in door.Options, opt rest.Options) *edge {
+	t.Helper()
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
 	}
 	m := newMemory()
-	api, err := rest.New(m, authentic(t), opt)
+	api, err := rest.New(m, door.New(m, authentic(t), in), opt)
 	if err != nil {
 		t.Fatal(err)
 	}

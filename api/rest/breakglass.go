@@ -50,9 +50,9 @@ func listBreakGlass(c *call) error {
 		return err
 	}
 	page, next, err := items(after, limit, func(after string, n int) ([]*setting.Record, string) {
-		return c.state.Settings.List(setting.BreakGlass, after, n)
+		return c.State.Settings.List(setting.BreakGlass, after, n)
 	}, func(r *setting.Record) ([]byte, error) {
-		if _, open := breakglass.Open(c.state.Settings, r.Namespace, time.Now()); !open || !c.role.Sees(r.Namespace) {
+		if _, open := breakglass.Open(c.State.Settings, r.Namespace, time.Now()); !open || !c.Role.Sees(r.Namespace) {
 			return nil, nil
 		}
 		return r.JSON, nil
@@ -73,7 +73,7 @@ func openBreakGlass(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := policy.Permit(c.role, c.route.Action, c.route.Kind, body.Namespace); err != nil {
+	if err := policy.Permit(c.Role, c.route.Action, c.route.Kind, body.Namespace); err != nil {
 		return err
 	}
 	receipt, err := c.submit(&command.Command{Op: &command.Command_Put{Put: &command.Put{

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -9,55 +10,33 @@ import (
 	"strings"
 	"time"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/fault"
-	"github.com/muster-registry/muster/identity"
-	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
-)
-
-// The values of Muster-Consistency.
-const (
-	local        = "local"
-	linearizable = "linearizable"
 )
 
 // call is one request on its way through this edge. It is the response writer
 // of its own handler, so that no answer leaves without the headers that every
 // answer has.
 type call struct {
+	door.Call
 	api    *API
 	w      http.ResponseWriter
 	r      *http.Request
 	route  *Route // nil until matched
-	id     string
-	began  time.Time
-	status int // 0 until the answer has begun
+	status int    // 0 until the answer has begun
 
 	// From the path; "" where the route has none.
 	namespace, service, name string
 
-	state *State
-	who   *identity.Principal
-	role  policy.Principal // who, as policy sees it
-
-	consistency string
-	seen        time.Time     // when the age of state was asked for
-	age         time.Duration // of state, at that time
-	confirmed   time.Time     // start of a read index that state is not older than
-
-	params   url.Values // see query
-	decision string     // id of the decision that the answer names; "" where none was made
-	refused  bool       // and it is a refusal: those of a list's items that follow do not replace it
-	filtered bool       // a policy replaced content of the answer, or of what was stored
-	input    *policy.Input
-	headers  [6]string // backing of the header values
+	params  url.Values // see query
+	headers [6]string  // backing of the header values
 }
 
 // answer serves one request from its first check to its last header.
 func (a *API) answer(w http.ResponseWriter, r *http.Request) {
-	c := &call{api: a, w: w, r: r, began: time.Now(), consistency: local}
-	c.id = a.ids.of(r.Header["X-Request-Id"])
-	c.look()
+	c := &call{api: a, w: w, r: r}
+	c.Begin(a.door, c, a.door.RequestID(r.Header["X-Request-Id"]))
 	defer c.end()
 	if err := checkPath(r.URL); err != nil {
 		c.fail(err)
@@ -68,9 +47,9 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request) {
 		c.fail(fault.Wrap(fault.Forbidden, err, "a page of another origin may not make changes here"))
 		return
 	}
-	defer a.inFlight.Add(-1)
-	if a.inFlight.Add(1) > a.opt.MaxInFlight && !isHealth(r.URL.Path) {
-		c.fail(fault.New(fault.RateLimited, "this node has more than %d requests in flight; try again, or another node", a.opt.MaxInFlight))
+	defer a.door.Leave()
+	if err := a.door.Enter(); err != nil && !isHealth(r.URL.Path) {
+		c.fail(err)
 		return
 	}
 	if namespace, service, ok := discoveryPath(r); ok {
@@ -89,7 +68,7 @@ func (c *call) end() {
 		if c.route != nil {
 			operation = c.route.ID
 		}
-		c.api.opt.Observe(operation, c.status, time.Since(c.began))
+		c.api.opt.Observe(operation, c.status, time.Since(c.Began))
 	}()
 	switch {
 	case v == nil:
@@ -97,7 +76,7 @@ func (c *call) end() {
 	case v == http.ErrAbortHandler: //nolint:errorlint // a sentinel panic value
 		panic(v)
 	}
-	c.api.opt.Logger.Error("panic in a handler", "request_id", c.id, "method", c.r.Method, "path", c.r.URL.Path,
+	c.api.opt.Logger.Error("panic in a handler", "request_id", c.ID, "method", c.r.Method, "path", c.r.URL.Path,
 		"panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	c.fail(fault.New(fault.Internal, "the node failed to handle the request; its log says why"))
 }
@@ -120,37 +99,19 @@ func (c *call) admit() error {
 	if c.route.Open {
 		return nil
 	}
-	// A node that cannot compile the policy can still be told of a better one.
-	if err := c.api.backend.Ready(); err != nil && (c.route.decided() || !fault.Is(err, fault.PolicyUnavailable)) {
+	if err := c.Ready(c.route.decided()); err != nil {
 		return err
 	}
 	if c.route.Webhook && fromWebhook(c.r.Header) {
 		return nil
 	}
-	if err := c.authenticate(); err != nil {
+	if err := c.Authenticate(); err != nil {
 		return err
 	}
 	if err := c.names(); err != nil {
 		return err
 	}
-	return policy.Permit(c.role, c.route.Action, c.route.Kind, c.namespace)
-}
-
-func (c *call) authenticate() error {
-	header := ""
-	if values := c.r.Header["Authorization"]; len(values) > 0 {
-		if header = values[0]; len(values) > 1 || header == "" {
-			return fault.New(fault.Unauthenticated, "send one Authorization header: Bearer TOKEN")
-		}
-	}
-	who, err := c.api.auth.Authenticate(c.r.Context(), c.state.Tokens, header, c.r.TLS, time.Now())
-	if err != nil {
-		return err
-	}
-	if who != c.who {
-		c.who, c.role, c.input = who, principal(who), nil
-	}
-	return nil
+	return c.Permit(c.route.Action, c.route.Kind, c.namespace)
 }
 
 // names takes the names out of the path and checks their form.
@@ -214,17 +175,6 @@ func (c *call) unmatched() {
 	c.fail(fault.New(fault.MethodNotAllowed, "this path takes %s", strings.Join(allowed, ", ")))
 }
 
-// look takes the newest local state, and its age first: a state can only be
-// younger than an age that was asked for before.
-func (c *call) look() {
-	c.seen = time.Now()
-	c.age = c.api.backend.Staleness()
-	if !c.confirmed.IsZero() {
-		c.age = min(c.age, c.seen.Sub(c.confirmed))
-	}
-	c.state = c.api.backend.State()
-}
-
 // Header, Write, WriteHeader and Unwrap make a call the response writer of its
 // handler.
 func (c *call) Header() http.Header { return c.w.Header() }
@@ -247,16 +197,16 @@ func (c *call) WriteHeader(status int) {
 	c.status = status
 	h := c.w.Header()
 	h["Muster-Node"] = c.api.nodeValue
-	c.header(h, 0, "X-Request-Id", c.id)
-	c.header(h, 1, "Muster-Consistency", c.consistency)
+	c.header(h, 0, "X-Request-Id", c.ID)
+	c.header(h, 1, "Muster-Consistency", c.Consistency)
 	c.header(h, 2, "Muster-Staleness-Ms", c.staleness())
 	if _, ok := h["Muster-Revision"]; !ok {
-		c.header(h, 3, "Muster-Revision", strconv.FormatUint(c.state.Revision, 10))
+		c.header(h, 3, "Muster-Revision", strconv.FormatUint(c.State.Revision, 10))
 	}
-	if c.decision != "" {
-		c.header(h, 5, "Muster-Decision-Id", c.decision)
+	if c.Decision != "" {
+		c.header(h, 5, "Muster-Decision-Id", c.Decision)
 	}
-	if c.filtered {
+	if c.Filtered {
 		h["Muster-Filtered"] = yes
 	}
 	c.w.WriteHeader(status)
@@ -271,11 +221,11 @@ func (c *call) header(h http.Header, i int, name, value string) {
 
 // staleness is the age of the answer now, in whole milliseconds, rounded up.
 func (c *call) staleness() string {
-	since := time.Since(c.seen)
-	if c.age > 1<<62 {
-		return strconv.FormatInt(int64(c.age/time.Millisecond), 10)
+	age := c.Staleness()
+	if age < math.MaxInt64-time.Millisecond {
+		age += time.Millisecond - 1
 	}
-	return strconv.FormatInt(int64((c.age+since+time.Millisecond-1)/time.Millisecond), 10)
+	return strconv.FormatInt(int64(age/time.Millisecond), 10)
 }
 
 // send writes a whole answer.

@@ -91,7 +91,7 @@ func listMembers(c *call) error {
 	if members == nil {
 		members = []Member{}
 	}
-	return c.json(http.StatusOK, Members{Items: members, Revision: c.state.Revision})
+	return c.json(http.StatusOK, Members{Items: members, Revision: c.State.Revision})
 }
 
 func transferLeader(c *call) error {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
 )
@@ -65,7 +66,7 @@ func getDecision(c *call) error {
 		return fault.New(fault.BadRequest, "explain must be rules, not %q", clip(v))
 	}
 	id := c.r.PathValue("decision")
-	if len(id) > maxDecisionID || !harmless(id) {
+	if len(id) > maxDecisionID || !door.Harmless(id) {
 		return fault.New(fault.BadRequest, "a decision id is what an answer's Muster-Decision-Id says, such as 01a206f8-fefb-70ff-b5b3-526bbdbeae57")
 	}
 	b, err := c.api.backend.Decision(c.r.Context(), id, rules)

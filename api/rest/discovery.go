@@ -62,29 +62,14 @@ func discover(c *call) error {
 	if err != nil {
 		return err
 	}
-	e, ok := c.state.Registry.Discover(c.namespace, c.service)
-	var body []byte
-	var d policy.Decision
-	if c.policed() {
-		res := policy.Resource{Kind: registry.KindService, Namespace: c.namespace, Name: c.service}
-		if ok {
-			body = e.Answer(which)
-			res.Payload = body
-			if s, ok := c.state.Registry.Service(c.namespace, c.service); ok {
-				res.Holder = s.JSON
-			}
-		}
-		if d, err = c.decide(res); err != nil {
-			return err
-		}
+	f, err := c.Discover(c.namespace, c.service, which)
+	if err != nil {
+		return err
 	}
-	if !ok {
-		return noService(c)
+	if f.Body == nil {
+		f.Body = f.Entry.Answer(which)
 	}
-	if body == nil {
-		body = e.Answer(which)
-	}
-	return c.record(e.Revision(), body, d)
+	return c.record(f.Entry.Revision(), f.Body, f.Decision)
 }
 
 // selection reads what narrows discovery.
@@ -124,7 +109,7 @@ func listDiscovery(c *call) error {
 			c.namespace = "default"
 		}
 	}
-	if err := policy.Permit(c.role, c.route.Action, c.route.Kind, c.namespace); err != nil {
+	if err := c.Permit(c.route.Action, c.route.Kind, c.namespace); err != nil {
 		return err
 	}
 	if c.service != "" {
@@ -138,7 +123,7 @@ func listDiscovery(c *call) error {
 		return err
 	}
 	page, next, err := items(after, limit, func(after string, n int) ([]*registry.Entry, string) {
-		return c.state.Registry.Entries(c.namespace, after, n)
+		return c.State.Registry.Entries(c.namespace, after, n)
 	}, c.discovered)
 	if err != nil {
 		return err
@@ -148,20 +133,20 @@ func listDiscovery(c *call) error {
 }
 
 func (c *call) discovered(e *registry.Entry) ([]byte, error) {
-	if !c.role.Sees(e.Namespace()) {
+	if !c.Role.Sees(e.Namespace()) {
 		return nil, nil
 	}
 	b, err := json.Marshal(DiscoveredService{
 		Namespace: e.Namespace(), Service: e.Service(), Revision: e.Revision(), Instances: len(e.Instances()), Passing: e.Passing(),
 	})
-	if err != nil || !c.policed() {
+	if err != nil || !c.Policed() {
 		return b, err
 	}
 	res := policy.Resource{Kind: registry.KindService, Namespace: e.Namespace(), Name: e.Service(), Payload: b}
-	if s, ok := c.state.Registry.Service(e.Namespace(), e.Service()); ok {
+	if s, ok := c.State.Registry.Service(e.Namespace(), e.Service()); ok {
 		res.Holder = s.JSON
 	}
-	return c.visible(res, b)
+	return c.Visible(res, b)
 }
 
 // AuthorizeBody asks for a decision on exactly the input given.
@@ -200,16 +185,11 @@ func authorize(c *call) error {
 	if err := c.view(nil); err != nil {
 		return err
 	}
-	ctx := policy.WithCall(c.r.Context(), c.asked())
-	d, err := c.api.backend.Decider().DecideRaw(ctx, c.state.Policy.Active(), ask.EntryPoint, ask.Input)
+	d, err := c.Ask(ask.EntryPoint, ask.Input)
 	if err != nil {
 		return err
 	}
-	c.decision = d.ID
-	if d.Unavailable {
-		return unavailable(&d)
-	}
-	v := Verdict{Allow: d.Allow, Reasons: d.Reasons, DecisionID: d.ID, PolicyRevision: d.PolicyRevision, Revision: c.state.Revision, Filtered: d.Filtered, BreakGlass: d.BreakGlass}
+	v := Verdict{Allow: d.Allow, Reasons: d.Reasons, DecisionID: d.ID, PolicyRevision: d.PolicyRevision, Revision: c.State.Revision, Filtered: d.Filtered, BreakGlass: d.BreakGlass}
 	if v.Reasons == nil {
 		v.Reasons = []string{}
 	}

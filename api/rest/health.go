@@ -41,7 +41,7 @@ func readyz(c *call) error {
 	if err := c.api.backend.Ready(); err != nil {
 		return err
 	}
-	if err := c.young(); err != nil { // it would refuse every read
+	if err := c.Young(); err != nil { // it would refuse every read
 		return err
 	}
 	if !c.r.URL.Query().Has("verbose") {
@@ -53,11 +53,11 @@ func readyz(c *call) error {
 		leader = "leader"
 	}
 	open := ""
-	for o := range breakglass.All(c.state.Settings, time.Now()) {
+	for o := range breakglass.All(c.State.Settings, time.Now()) {
 		open += "[!] " + o.String() + "\n"
 	}
 	c.send(http.StatusOK, mediaText, []byte("[+] caught up since the start\n[+] state no older than "+
-		(c.age+time.Since(c.seen)).Round(time.Millisecond).String()+"\n[+] "+leader+"\n"+open+"ok\n"))
+		c.Staleness().Round(time.Millisecond).String()+"\n[+] "+leader+"\n"+open+"ok\n"))
 	return nil
 }
 

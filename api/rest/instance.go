@@ -5,6 +5,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/registry"
@@ -12,7 +13,7 @@ import (
 
 // instancesChanged is the revision of the last change to the service's
 // instances. What is not there has changed: nobody waits for it.
-func (c *call) instancesChanged(s *State) uint64 {
+func (c *call) instancesChanged(s *door.State) uint64 {
 	e, ok := s.Registry.Discover(c.namespace, c.service)
 	if !ok {
 		return math.MaxUint64
@@ -20,7 +21,7 @@ func (c *call) instancesChanged(s *State) uint64 {
 	return e.Revision()
 }
 
-func (c *call) instanceChanged(s *State) uint64 {
+func (c *call) instanceChanged(s *door.State) uint64 {
 	rec, ok := s.Registry.Instance(c.namespace, c.service, c.name)
 	if !ok {
 		return math.MaxUint64
@@ -32,8 +33,8 @@ func getInstance(c *call) error {
 	if err := c.view(c.instanceChanged); err != nil {
 		return err
 	}
-	rec, ok := c.state.Registry.Instance(c.namespace, c.service, c.name)
-	d, err := c.decide(c.instanceResource(c.name, rec))
+	rec, ok := c.State.Registry.Instance(c.namespace, c.service, c.name)
+	d, err := c.Decide(c.instanceResource(c.name, rec))
 	if err != nil {
 		return err
 	}
@@ -55,9 +56,9 @@ func listInstances(c *call) error {
 		return err
 	}
 	page, next, err := items(after, limit, func(after string, n int) ([]*registry.Instance, string) {
-		return c.state.Registry.Instances(c.namespace, c.service, after, n)
+		return c.State.Registry.Instances(c.namespace, c.service, after, n)
 	}, func(rec *registry.Instance) ([]byte, error) {
-		return c.visible(c.instanceResource(rec.ID, rec), rec.JSON)
+		return c.Visible(c.instanceResource(rec.ID, rec), rec.JSON)
 	})
 	if err != nil {
 		return err
@@ -97,7 +98,7 @@ func heartbeat(c *call) error {
 	if err := c.hops(); err != nil {
 		return err
 	}
-	if err := c.api.backend.Heartbeat(c.r.Context(), c.namespace, c.service, c.name); err != nil {
+	if err := c.Heartbeat(c.namespace, c.service, c.name); err != nil {
 		return err
 	}
 	c.empty()

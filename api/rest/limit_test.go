@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/api/rest"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
@@ -88,7 +89,8 @@ func TestCredentialsThatAreNone(t *testing.T) {
 
 func TestTooManyAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := shopEdge(t, rest.Options{MaxInFlight: 2})
+		e := newEdgeBehind(t, door.Options{MaxInFlight: 2}, rest.Options{})
+		e.call("publisher", "PUT", cartA+"?create_service=true", instance, 201)
 		_, one := e.begin(ask{caller: "viewer", method: "GET", path: find + "?index=1&wait=1m"})
 		_, two := e.begin(ask{caller: "viewer", method: "GET", path: find + "?index=1&wait=1m"})
 		synctest.Wait()
@@ -201,11 +203,12 @@ func TestDocumentThatIsReplacedMeanwhile(t *testing.T) {
 	}
 	e.state.Store(before)
 	reads := 0
-	api, err := rest.New(lagging{e.memory, func() {
+	late := lagging{e.memory, func() {
 		if reads++; reads == 1 {
 			e.state.Store(after)
 		}
-	}}, authentic(t), rest.Options{})
+	}}
+	api, err := rest.New(late, door.New(late, authentic(t), door.Options{}), rest.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

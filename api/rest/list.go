@@ -88,7 +88,7 @@ func (c *call) list(page [][]byte, next string) {
 	out = append(out, `],"next_page_token":"`...)
 	out = append(out, next...)
 	out = append(out, `","revision":`...)
-	out = strconv.AppendUint(out, c.state.Revision, 10)
+	out = strconv.AppendUint(out, c.State.Revision, 10)
 	out = append(out, '}')
 	c.send(http.StatusOK, mediaJSON, out)
 }

@@ -156,7 +156,7 @@ func listPolicies(c *call) error {
 	}
 	page, next, err := items(token, limit, func(after string, n int) ([]*policy.Revision, string) {
 		number, _ := strconv.ParseUint(after, 10, 64) // "" is the beginning
-		revisions, next := c.state.Policy.List(number, n)
+		revisions, next := c.State.Policy.List(number, n)
 		if next == 0 {
 			return revisions, ""
 		}
@@ -177,7 +177,7 @@ func getPolicy(c *call) error {
 	if err := c.view(nil); err != nil {
 		return err
 	}
-	rev, ok := c.state.Policy.Get(number)
+	rev, ok := c.State.Policy.Get(number)
 	if !ok {
 		return fault.New(fault.NotFound, "there is no policy revision %d", number)
 	}

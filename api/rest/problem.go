@@ -68,7 +68,7 @@ const drainTime = time.Second
 func (c *call) fail(err error) {
 	e := fault.From(err)
 	if e.Code == fault.Internal {
-		c.api.opt.Logger.Error("request failed", "request_id", c.id, "method", c.r.Method, "path", c.r.URL.Path, "err", err)
+		c.api.opt.Logger.Error("request failed", "request_id", c.ID, "method", c.r.Method, "path", c.r.URL.Path, "err", err)
 	}
 	if c.status != 0 {
 		panic(http.ErrAbortHandler)
@@ -85,7 +85,7 @@ func (c *call) fail(err error) {
 		if c.route != nil {
 			action = c.route.ID
 		}
-		c.api.opt.Refused(c.r, c.who, action, c.id, e)
+		c.Refuse(action, e)
 	}
 	switch e.Code.Status() {
 	case http.StatusUnauthorized:
@@ -93,14 +93,14 @@ func (c *call) fail(err error) {
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		h.Set("Retry-After", retryAfter(e.RetryAfter))
 	}
-	body, encodeErr := json.Marshal(newProblem(e, c.id), json.Deterministic(true))
+	body, encodeErr := json.Marshal(newProblem(e, c.ID), json.Deterministic(true))
 	if encodeErr != nil {
-		c.api.opt.Logger.Error("problem not encoded", "request_id", c.id, "err", encodeErr)
+		c.api.opt.Logger.Error("problem not encoded", "request_id", c.ID, "err", encodeErr)
 	}
 	if e.DecisionID != "" {
-		c.decision = e.DecisionID
+		c.Decision = e.DecisionID
 	}
-	c.filtered = false
+	c.Filtered = false
 	h.Del("ETag")
 	h.Del("Location")
 	c.send(e.Code.Status(), "application/problem+json", body)

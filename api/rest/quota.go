@@ -66,7 +66,7 @@ func getQuotas(c *call) error {
 	if err := c.view(nil); err != nil {
 		return err
 	}
-	r, ok := c.state.Settings.Get(setting.Quota, "", QuotasName)
+	r, ok := c.State.Settings.Get(setting.Quota, "", QuotasName)
 	if !ok {
 		return fault.New(fault.NotFound, "no quotas are set")
 	}
@@ -126,10 +126,10 @@ func checkQuota(c *call) error {
 	if err := count.Check(); err != nil {
 		return err
 	}
-	if err := policy.Permit(c.role, c.route.Action, c.route.Kind, count.Namespace); err != nil {
+	if err := policy.Permit(c.Role, c.route.Action, c.route.Kind, count.Namespace); err != nil {
 		return err
 	}
-	if err := c.young(); err != nil {
+	if err := c.Young(); err != nil {
 		return err
 	}
 	res, err := c.api.backend.CheckQuota(c.r.Context(), count)

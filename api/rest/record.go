@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
@@ -14,14 +15,10 @@ import (
 	"github.com/muster-registry/muster/registry/definition"
 )
 
-func noService(c *call) error {
-	return fault.New(fault.ServiceNotFound, "there is no service %s in namespace %s", c.service, c.namespace)
-}
-
 // missing says what of a version or an instance there is not.
 func missing(c *call, code fault.Code, what string) error {
-	if _, ok := c.state.Registry.Service(c.namespace, c.service); !ok {
-		return noService(c)
+	if _, ok := c.State.Registry.Service(c.namespace, c.service); !ok {
+		return door.NoService(c.namespace, c.service)
 	}
 	return fault.New(code, "service %s/%s has no %s %s", c.namespace, c.service, what, c.name)
 }
@@ -31,7 +28,7 @@ func missing(c *call, code fault.Code, what string) error {
 
 func (c *call) serviceResource(rec *registry.Service) policy.Resource {
 	res := policy.Resource{Kind: registry.KindService, Namespace: c.namespace, Name: c.service}
-	if rec != nil && c.policed() {
+	if rec != nil && c.Policed() {
 		res.Namespace, res.Name = rec.Namespace, rec.Name
 		res.Holder, res.Payload = rec.JSON, rec.JSON
 	}
@@ -40,11 +37,11 @@ func (c *call) serviceResource(rec *registry.Service) policy.Resource {
 
 func (c *call) versionResource(name string, rec *registry.Version) policy.Resource {
 	res := policy.Resource{Kind: registry.KindVersion, Namespace: c.namespace, Name: name}
-	if rec == nil || !c.policed() {
+	if rec == nil || !c.Policed() {
 		return res
 	}
 	res.Payload = rec.JSON
-	if s, ok := c.state.Registry.Service(c.namespace, c.service); ok {
+	if s, ok := c.State.Registry.Service(c.namespace, c.service); ok {
 		res.Holder = s.JSON
 	}
 	return res
@@ -52,7 +49,7 @@ func (c *call) versionResource(name string, rec *registry.Version) policy.Resour
 
 func (c *call) instanceResource(name string, rec *registry.Instance) policy.Resource {
 	res := policy.Resource{Kind: registry.KindInstance, Namespace: c.namespace, Name: name}
-	if rec != nil && c.policed() {
+	if rec != nil && c.Policed() {
 		res.Payload = rec.JSON
 		res.Holder = rec.JSON
 	}
@@ -95,24 +92,7 @@ func has(given []string, tag string) bool {
 	return false
 }
 
-// visible gives the JSON of one item of a list, nil where the policy refuses it.
-func (c *call) visible(res policy.Resource, body []byte) ([]byte, error) {
-	d, err := c.decide(res)
-	switch {
-	case d.Missed:
-		// Leaving it out would make the list look whole.
-		return nil, fault.New(fault.PolicyUnavailable, "the policy gave no answer in time for an item of the list: %s", strings.Join(d.Reasons, "; "))
-	case fault.Is(err, fault.PolicyDenied):
-		return nil, c.gone()
-	case err != nil:
-		return nil, err
-	case d.Filtered != nil:
-		return d.Filtered, nil
-	}
-	return body, nil
-}
-
-func (c *call) serviceChanged(s *State) uint64 {
+func (c *call) serviceChanged(s *door.State) uint64 {
 	rec, ok := s.Registry.Service(c.namespace, c.service)
 	if !ok {
 		return math.MaxUint64
@@ -120,7 +100,7 @@ func (c *call) serviceChanged(s *State) uint64 {
 	return rec.Revision
 }
 
-func (c *call) versionChanged(s *State) uint64 {
+func (c *call) versionChanged(s *door.State) uint64 {
 	rec, ok := s.Registry.Version(c.namespace, c.service, c.name)
 	if !ok {
 		return math.MaxUint64
@@ -132,13 +112,13 @@ func getService(c *call) error {
 	if err := c.view(c.serviceChanged); err != nil {
 		return err
 	}
-	rec, ok := c.state.Registry.Service(c.namespace, c.service)
-	d, err := c.decide(c.serviceResource(rec))
+	rec, ok := c.State.Registry.Service(c.namespace, c.service)
+	d, err := c.Decide(c.serviceResource(rec))
 	if err != nil {
 		return err
 	}
 	if !ok {
-		return noService(c)
+		return door.NoService(c.namespace, c.service)
 	}
 	return c.record(rec.Revision, rec.JSON, d)
 }
@@ -152,12 +132,12 @@ func listServices(c *call) error {
 		return err
 	}
 	page, next, err := items(after, limit, func(after string, n int) ([]*registry.Service, string) {
-		return c.state.Registry.Services(c.namespace, after, n)
+		return c.State.Registry.Services(c.namespace, after, n)
 	}, func(rec *registry.Service) ([]byte, error) {
-		if !c.role.Sees(rec.Namespace) {
+		if !c.Role.Sees(rec.Namespace) {
 			return nil, nil
 		}
-		return c.visible(c.serviceResource(rec), rec.JSON)
+		return c.Visible(c.serviceResource(rec), rec.JSON)
 	})
 	if err != nil {
 		return err
@@ -202,12 +182,12 @@ func (c *call) delete(d *command.Delete) error {
 // seeService decides about the service whose parts are listed, before anything
 // is said about whether it exists.
 func (c *call) seeService() error {
-	rec, ok := c.state.Registry.Service(c.namespace, c.service)
-	if _, err := c.decide(c.serviceResource(rec)); err != nil {
+	rec, ok := c.State.Registry.Service(c.namespace, c.service)
+	if _, err := c.Decide(c.serviceResource(rec)); err != nil {
 		return err
 	}
 	if !ok {
-		return noService(c)
+		return door.NoService(c.namespace, c.service)
 	}
 	return nil
 }
@@ -216,8 +196,8 @@ func getVersion(c *call) error {
 	if err := c.view(c.versionChanged); err != nil {
 		return err
 	}
-	rec, ok := c.state.Registry.Version(c.namespace, c.service, c.name)
-	d, err := c.decide(c.versionResource(c.name, rec))
+	rec, ok := c.State.Registry.Version(c.namespace, c.service, c.name)
+	d, err := c.Decide(c.versionResource(c.name, rec))
 	if err != nil {
 		return err
 	}
@@ -238,10 +218,10 @@ func getDocument(c *call) error {
 		return err
 	}
 	res := c.versionResource(c.name, rec)
-	if rec != nil && c.policed() {
+	if rec != nil && c.Policed() {
 		res.Payload = definition.JSON(rec.Format, document)
 	}
-	d, err := c.decide(res)
+	d, err := c.Decide(res)
 	if err != nil {
 		return err
 	}
@@ -261,7 +241,7 @@ func getDocument(c *call) error {
 // a state that was left behind in between is looked at anew.
 func (c *call) document() (*registry.Version, []byte, error) {
 	for {
-		rec, ok := c.state.Registry.Version(c.namespace, c.service, c.name)
+		rec, ok := c.State.Registry.Version(c.namespace, c.service, c.name)
 		if !ok {
 			return nil, nil, nil
 		}
@@ -269,11 +249,11 @@ func (c *call) document() (*registry.Version, []byte, error) {
 		if err == nil {
 			return rec, document, nil
 		}
-		c.look()
-		if now, ok := c.state.Registry.Version(c.namespace, c.service, c.name); ok && now.Revision == rec.Revision {
+		c.Look()
+		if now, ok := c.State.Registry.Version(c.namespace, c.service, c.name); ok && now.Revision == rec.Revision {
 			return nil, nil, err
 		}
-		if gone := c.gone(); gone != nil {
+		if gone := c.Gone(); gone != nil {
 			return nil, nil, gone
 		}
 	}
@@ -291,9 +271,9 @@ func listVersions(c *call) error {
 		return err
 	}
 	page, next, err := items(after, limit, func(after string, n int) ([]*registry.Version, string) {
-		return c.state.Registry.Versions(c.namespace, c.service, after, n)
+		return c.State.Registry.Versions(c.namespace, c.service, after, n)
 	}, func(rec *registry.Version) ([]byte, error) {
-		return c.visible(c.versionResource(rec.Version, rec), rec.JSON)
+		return c.Visible(c.versionResource(rec.Version, rec), rec.JSON)
 	})
 	if err != nil {
 		return err

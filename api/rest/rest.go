@@ -1,8 +1,7 @@
-// Package rest owns the REST edge on the control port: it finds out who calls
-// and what is asked, decodes strictly, asks the node, and encodes. It keeps no
-// rule of the domain and no state of its own beside counters. Look-ups are
-// decided and answered here, on one state; changes are handed to the node,
-// which sees to it that the leader decides them.
+// Package rest owns the REST edge on the control port: it finds out what is
+// asked, decodes strictly, goes through the door, and encodes. It keeps no rule
+// of the domain and no state of its own. The checks that are the same on every
+// edge are the door's.
 package rest
 
 import (
@@ -10,68 +9,23 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/klauspost/compress/gzhttp"
 	"golang.org/x/time/rate"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/command"
-	"github.com/muster-registry/muster/fault"
-	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/sign"
 	"github.com/muster-registry/muster/quota"
 	"github.com/muster-registry/muster/registry"
-	"github.com/muster-registry/muster/setting"
 )
-
-// State is everything this node knows at one revision. It is immutable; an
-// answer is made from one state only.
-type State struct {
-	Registry  *registry.Snapshot
-	Policy    *policy.Table
-	Tokens    *identity.Table
-	Settings  *setting.Table
-	Revision  uint64
-	ClusterID string
-}
 
 // Backend is the node, as this edge needs it. All methods are safe for
 // concurrent use, and their errors are faults.
 type Backend interface {
-	// NodeID names this node.
-	NodeID() string
-	// State gives the newest local state; it costs no more than a pointer. It
-	// is never older than what AwaitRevision, ReadIndex or Watch has announced.
-	State() *State
-	// Document gives a definition's exact bytes, as the version record of that
-	// revision describes it.
-	Document(namespace, service, version string, revision uint64) ([]byte, error)
-	// Watch gives a channel that is closed at the next change of the service's
-	// instances, and a function that gives the channel back. It is taken before
-	// the state is read.
-	Watch(namespace, service string) (changed <-chan struct{}, release func())
-	// AwaitRevision returns when the local state has the revision.
-	AwaitRevision(ctx context.Context, revision uint64) error
-	// ReadIndex returns when the local state has every change that was
-	// acknowledged anywhere before the call.
-	ReadIndex(ctx context.Context) error
-	// Staleness bounds the age of the local state; it never understates.
-	Staleness() time.Duration
-	// Ready is nil when the node has caught up since its start and can decide
-	// by the active policy; where it cannot, it says policy_unavailable.
-	Ready() error
-	// IsLeader reports whether changes are admitted here.
-	IsLeader() bool
-	// Decider answers for the policies.
-	Decider() policy.Decider
-
-	// Submit has a change decided and applied, here or by the leader.
-	Submit(ctx context.Context, intent *command.Intent) (*command.Receipt, error)
-	// Heartbeat renews an instance's lease; instance_not_found when it has
-	// none. The caller has been permitted to.
-	Heartbeat(ctx context.Context, namespace, service, id string) error
+	door.Backend
 
 	// The intents below say who asks and how; they carry no command.
 
@@ -126,9 +80,7 @@ type Options struct {
 	MaxBody       int64         // bytes of a body; 4 MiB
 	MaxDefinition int64         // bytes of a body that brings a definition or a policy; 16 MiB
 	MaxDepth      int           // levels of nesting in a JSON body; registry.MaxDepth, which is also the most
-	MaxInFlight   int64         // requests at one time; 10 000
 	BodyTimeout   time.Duration // for a body to arrive; 1 min. Snapshots take as long as they take
-	MaxStaleness  time.Duration // local reads older than this are refused; 30 s, negative: never
 
 	// Version of the program, for /openapi.json.
 	Version string
@@ -144,9 +96,6 @@ type Options struct {
 	WebhookSecret []byte
 	// Observe is told of every answer; operation is "" where no route matched.
 	Observe func(operation string, status int, elapsed time.Duration)
-	// Refused is told of every call that is about to be answered 401, 403 or
-	// 429. who is nil where nobody proved an identity.
-	Refused func(r *http.Request, who *identity.Principal, action, requestID string, err *fault.Error)
 }
 
 func (o *Options) setDefaults() {
@@ -162,14 +111,8 @@ func (o *Options) setDefaults() {
 	if o.MaxDepth == 0 {
 		o.MaxDepth = registry.MaxDepth
 	}
-	if o.MaxInFlight == 0 {
-		o.MaxInFlight = 10_000
-	}
 	if o.BodyTimeout == 0 {
 		o.BodyTimeout = time.Minute
-	}
-	if o.MaxStaleness == 0 {
-		o.MaxStaleness = 30 * time.Second
 	}
 	if o.Version == "" {
 		o.Version = "dev"
@@ -180,15 +123,12 @@ func (o *Options) setDefaults() {
 	if o.Observe == nil {
 		o.Observe = func(string, int, time.Duration) {}
 	}
-	if o.Refused == nil {
-		o.Refused = func(*http.Request, *identity.Principal, string, string, *fault.Error) {}
-	}
 }
 
 // API is the handler of the control port's REST calls.
 type API struct {
 	backend Backend
-	auth    *identity.Authenticator
+	door    *door.Door
 	opt     Options
 
 	routes    []Route
@@ -196,19 +136,16 @@ type API struct {
 	discover  *Route // the hot path is found without the mux
 	zipped    http.Handler
 	openapi   []byte
-	ids       requestIDs
 	origins   *http.CrossOriginProtection
-	inFlight  atomic.Int64
 	webhooks  *rate.Limiter // of all callers together: each is somebody until verified
 	nodeValue []string      // of the header Muster-Node
 }
 
 // New builds the edge. The error says that the route table cannot be
 // described, which is a mistake in this package.
-func New(backend Backend, auth *identity.Authenticator, opt Options) (*API, error) {
+func New(backend Backend, d *door.Door, opt Options) (*API, error) {
 	opt.setDefaults()
-	a := &API{backend: backend, auth: auth, opt: opt, mux: http.NewServeMux(), nodeValue: []string{backend.NodeID()}}
-	a.ids.init()
+	a := &API{backend: backend, door: d, opt: opt, mux: http.NewServeMux(), nodeValue: []string{backend.NodeID()}}
 	a.webhooks = rate.NewLimiter(rate.Every(time.Second), 10)
 	a.origins = http.NewCrossOriginProtection()
 	a.routes = routes()

@@ -74,7 +74,7 @@ func checkSchema(c *call, namespace, kind string, body []byte) error {
 	}
 	for after, more := "", true; more; more = after != "" {
 		var page []*registry.Service
-		page, after = c.state.Registry.Services(in, after, 100)
+		page, after = c.State.Registry.Services(in, after, 100)
 		for _, service := range page {
 			if err := s.service(service); err != nil {
 				return err
@@ -106,7 +106,7 @@ func (s *survey) service(rec *registry.Service) error {
 func (s *survey) versions(rec *registry.Service) error {
 	for after, more := "", true; more; more = after != "" {
 		var page []*registry.Version
-		page, after = s.state.Registry.Versions(rec.Namespace, rec.Name, after, 100)
+		page, after = s.State.Registry.Versions(rec.Namespace, rec.Name, after, 100)
 		for _, v := range page {
 			document, err := s.api.backend.Document(v.Namespace, v.Service, v.Version, v.Revision)
 			if err != nil {
@@ -123,7 +123,7 @@ func (s *survey) versions(rec *registry.Service) error {
 func (s *survey) instances(rec *registry.Service) error {
 	for after, more := "", true; more; more = after != "" {
 		var page []*registry.Instance
-		page, after = s.state.Registry.Instances(rec.Namespace, rec.Name, after, 100)
+		page, after = s.State.Registry.Instances(rec.Namespace, rec.Name, after, 100)
 		for _, i := range page {
 			spec, err := registry.CanonicalInstance(i.Namespace, i.Service, i.ID, i.JSON)
 			if err := s.one(rec, i.ID, spec, err); err != nil {

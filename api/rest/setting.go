@@ -94,7 +94,7 @@ func (s settingRoute) list(c *call) error {
 		return err
 	}
 	page, next, err := items(after, limit, func(after string, n int) ([]*setting.Record, string) {
-		return c.state.Settings.List(s.kind, after, n)
+		return c.State.Settings.List(s.kind, after, n)
 	}, func(r *setting.Record) ([]byte, error) { return s.shown(r.JSON) })
 	if err != nil {
 		return err
@@ -111,7 +111,7 @@ func (s settingRoute) get(c *call) error {
 	if err := c.view(nil); err != nil {
 		return err
 	}
-	r, ok := c.state.Settings.Get(s.kind, namespace, name)
+	r, ok := c.State.Settings.Get(s.kind, namespace, name)
 	if !ok {
 		return fault.New(fault.NotFound, "there is no %s %q", s.kind, name)
 	}

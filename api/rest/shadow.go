@@ -133,7 +133,7 @@ func getShadow(c *call) error {
 	if err := c.view(nil); err != nil {
 		return err
 	}
-	rev := c.state.Policy.Shadow()
+	rev := c.State.Policy.Shadow()
 	if rev == nil {
 		return noShadow()
 	}
@@ -175,7 +175,7 @@ func replayPolicy(c *call) error {
 			return fault.Invalid("/since", "must be a duration above 0, such as 1h or 30m")
 		}
 	}
-	if _, ok := c.state.Policy.Get(number); !ok {
+	if _, ok := c.State.Policy.Get(number); !ok {
 		return fault.New(fault.NotFound, "there is no policy revision %d", number)
 	}
 	impact, err := c.api.backend.ReplayPolicy(c.r.Context(), number, since, ask.Limit)
@@ -202,7 +202,7 @@ func diffPolicies(c *call) error {
 		return err
 	}
 	if to == 0 {
-		active := c.state.Policy.Active()
+		active := c.State.Policy.Active()
 		if active == nil {
 			return fault.New(fault.NotFound, "no policy is active; say which revision to compare with: to=N")
 		}
@@ -210,7 +210,7 @@ func diffPolicies(c *call) error {
 	}
 	var pair [2]*policy.Revision
 	for i, n := range []uint64{from, to} {
-		rev, ok := c.state.Policy.Get(n)
+		rev, ok := c.State.Policy.Get(n)
 		if !ok {
 			return fault.New(fault.NotFound, "there is no policy revision %d", n)
 		}

@@ -117,7 +117,7 @@ func getSync(c *call) error {
 	if err := c.view(nil); err != nil {
 		return err
 	}
-	r, ok := c.state.Settings.Get(setting.Sync, "", syncName)
+	r, ok := c.State.Settings.Get(setting.Sync, "", syncName)
 	if !ok {
 		return fault.New(fault.NotFound, "no policies were taken from Git yet; policy.git in the configuration says from where")
 	}

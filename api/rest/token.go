@@ -90,7 +90,7 @@ func listTokens(c *call) error {
 	if err := c.view(nil); err != nil {
 		return err
 	}
-	page, next, err := items(after, limit, c.state.Tokens.List, func(t *identity.Token) ([]byte, error) { return t.JSON, nil })
+	page, next, err := items(after, limit, c.State.Tokens.List, func(t *identity.Token) ([]byte, error) { return t.JSON, nil })
 	if err != nil {
 		return err
 	}

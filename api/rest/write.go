@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
 )
@@ -13,34 +14,35 @@ import (
 // maxKey bounds an Idempotency-Key, which is replicated.
 const maxKey = 255
 
-// preconditions reads If-Match, If-None-Match and Idempotency-Key. Where one
-// cannot be understood the change is refused: going on without it could
-// overwrite what the caller wanted kept.
-func (c *call) preconditions(in *command.Intent) error {
+// condition reads If-Match, If-None-Match, Idempotency-Key and Muster-Hops.
+// Where one cannot be understood the change is refused: going on without it
+// could overwrite what the caller wanted kept.
+func (c *call) condition(body []byte) (when door.Condition, err error) {
 	h := c.r.Header
 	if values := h["If-Match"]; len(values) > 0 {
 		match, ok := revisionTag(values)
 		if !ok {
-			return fault.New(fault.BadRequest, `If-Match must be one revision in quotes, such as "7"`)
+			return when, fault.New(fault.BadRequest, `If-Match must be one revision in quotes, such as "7"`)
 		}
-		in.Match, in.HasMatch = match, true
+		when.Match, when.HasMatch = match, true
 	}
 	if values := h["If-None-Match"]; len(values) > 0 {
 		if len(values) > 1 || strings.TrimSpace(values[0]) != "*" {
-			return fault.New(fault.BadRequest, "on a change, If-None-Match must be *")
+			return when, fault.New(fault.BadRequest, "on a change, If-None-Match must be *")
 		}
-		if in.HasMatch {
-			return fault.New(fault.BadRequest, "send If-Match or If-None-Match, not both")
+		if when.HasMatch {
+			return when, fault.New(fault.BadRequest, "send If-Match or If-None-Match, not both")
 		}
-		in.CreateOnly = true
+		when.CreateOnly = true
 	}
 	if values := h["Idempotency-Key"]; len(values) > 0 {
 		if len(values) > 1 || values[0] == "" || len(values[0]) > maxKey || !visible(values[0]) {
-			return fault.New(fault.BadRequest, "Idempotency-Key must be 1 to %d printable ASCII characters", maxKey)
+			return when, fault.New(fault.BadRequest, "Idempotency-Key must be 1 to %d printable ASCII characters", maxKey)
 		}
-		in.IdempotencyKey = values[0]
+		when.IdempotencyKey, when.Digest = values[0], c.digest(body)
 	}
-	return nil
+	when.Hops, err = c.forwarded()
+	return when, err
 }
 
 func visible(s string) bool {
@@ -68,35 +70,38 @@ func revisionTag(values []string) (uint64, bool) {
 
 func entityTag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
 
-// hops refuses a call that has been forwarded before and would have to be
-// again: one hop is all it takes to reach the leader, two mean a circle.
+// hops refuses a call that has been forwarded and would have to be again.
 func (c *call) hops() error {
+	n, err := c.forwarded()
+	if err != nil {
+		return err
+	}
+	return c.Hops(n)
+}
+
+// forwarded reads how often the call was forwarded before it came here.
+func (c *call) forwarded() (uint64, error) {
 	values := c.r.Header["Muster-Hops"]
 	if len(values) == 0 {
-		return nil
+		return 0, nil
 	}
 	n, err := strconv.ParseUint(values[0], 10, 16)
 	if err != nil || len(values) > 1 {
-		return fault.New(fault.BadRequest, "Muster-Hops must be a whole number")
+		return 0, fault.New(fault.BadRequest, "Muster-Hops must be a whole number")
 	}
-	if n > 0 && !c.api.backend.IsLeader() {
-		return fault.New(fault.LoopDetected, "the request has been forwarded once and this node is not the leader; send it to a node directly")
-	}
-	return nil
+	return n, nil
 }
 
 // submit hands a change over and waits for its receipt.
 func (c *call) submit(op *command.Command, body, payload []byte) (*command.Receipt, error) {
-	in, err := c.intent(body)
+	when, err := c.condition(body)
 	if err != nil {
 		return nil, err
 	}
-	in.Command, in.Payload = op, payload
-	receipt, err := c.api.backend.Submit(c.r.Context(), in)
+	receipt, err := c.Submit(op, payload, when)
 	if err != nil {
 		return nil, err
 	}
-	c.decision, c.filtered = receipt.DecisionId, receipt.Filtered
 	c.written(receipt.Revision)
 	return receipt, nil
 }
@@ -115,7 +120,7 @@ func (c *call) digest(body []byte) []byte {
 // older than the request.
 func (c *call) written(revision uint64) {
 	c.Header().Set("Muster-Revision", strconv.FormatUint(revision, 10))
-	c.consistency, c.seen, c.age = linearizable, c.began, 0
+	c.Written()
 }
 
 // stored answers a change with the record as it is now kept.

@@ -1,4 +1,4 @@
-package rest
+package door
 
 import (
 	"crypto/rand"
@@ -27,7 +27,7 @@ func (g *requestIDs) init() {
 // of takes over the caller's identifier where it is harmless in a log and in
 // a header, and makes one otherwise.
 func (g *requestIDs) of(given []string) string {
-	if len(given) == 1 && harmless(given[0]) {
+	if len(given) == 1 && Harmless(given[0]) {
 		return given[0]
 	}
 	var buf [40]byte
@@ -35,7 +35,8 @@ func (g *requestIDs) of(given []string) string {
 	return string(strconv.AppendUint(b, g.next.Add(1), 36))
 }
 
-func harmless(id string) bool {
+// Harmless says whether an identifier can stand in a log and in a header as it is.
+func Harmless(id string) bool {
 	if id == "" || len(id) > maxRequestID {
 		return false
 	}

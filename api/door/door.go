@@ -1,0 +1,131 @@
+// Package door is what every edge lets its callers through, whatever protocol
+// they speak: who calls, whether the role allows it, which state answers a
+// read and how old that may be, what the policy says of a look-up, and how a
+// change is handed to the leader. It owns the order of these checks and the
+// count of calls in flight; the edges in front of it decode and encode.
+//
+// It refuses to know a protocol, and to answer from a state that may lack what
+// the caller is owed: rather an error than a wrong empty answer.
+package door
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/muster-registry/muster/command"
+	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/identity"
+	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/registry"
+	"github.com/muster-registry/muster/setting"
+)
+
+// State is everything this node knows at one revision. It is immutable; an
+// answer is made from one state only.
+type State struct {
+	Registry  *registry.Snapshot
+	Policy    *policy.Table
+	Tokens    *identity.Table
+	Settings  *setting.Table
+	Revision  uint64
+	ClusterID string
+}
+
+// Backend is the node, as every edge needs it. All methods are safe for
+// concurrent use, and their errors are faults.
+type Backend interface {
+	// NodeID names this node.
+	NodeID() string
+	// State gives the newest local state; it costs no more than a pointer. It
+	// is never older than what AwaitRevision, ReadIndex or Watch has announced.
+	State() *State
+	// Document gives a definition's exact bytes, as the version record of that
+	// revision describes it.
+	Document(namespace, service, version string, revision uint64) ([]byte, error)
+	// Watch gives a channel that is closed at the next change of the service's
+	// instances, and a function that gives the channel back. It is taken before
+	// the state is read.
+	Watch(namespace, service string) (changed <-chan struct{}, release func())
+	// AwaitRevision returns when the local state has the revision.
+	AwaitRevision(ctx context.Context, revision uint64) error
+	// ReadIndex returns when the local state has every change that was
+	// acknowledged anywhere before the call.
+	ReadIndex(ctx context.Context) error
+	// Staleness bounds the age of the local state; it never understates.
+	Staleness() time.Duration
+	// Ready is nil when the node has caught up since its start and can decide
+	// by the active policy; where it cannot, it says policy_unavailable.
+	Ready() error
+	// IsLeader reports whether changes are admitted here.
+	IsLeader() bool
+	// Decider answers for the policies.
+	Decider() policy.Decider
+
+	// Submit has a change decided and applied, here or by the leader.
+	Submit(ctx context.Context, intent *command.Intent) (*command.Receipt, error)
+	// Heartbeat renews an instance's lease; instance_not_found when it has
+	// none. The caller has been permitted to.
+	Heartbeat(ctx context.Context, namespace, service, id string) error
+}
+
+// Options are the limits. The zero value of a field means its default.
+type Options struct {
+	MaxInFlight  int64         // calls at one time, of all edges together; 10 000
+	MaxStaleness time.Duration // reads of a state older than this are refused; 30 s, negative: never
+	// Refused is told of every call that is about to be answered
+	// unauthenticated, refused or limited.
+	Refused func(*Refusal)
+}
+
+// Refusal is a call that was turned away, as the audit trail keeps it.
+type Refusal struct {
+	Who       *identity.Principal // nil where nobody proved an identity
+	Action    string              // the operation, as the edge names it; "" where none was found
+	Record    string              // method and path
+	Source    string              // the caller's address
+	RequestID string
+	Trace     string // the header traceparent, as it was sent
+	Err       *fault.Error
+}
+
+// Door is where calls of all edges come in.
+type Door struct {
+	backend  Backend
+	auth     *identity.Authenticator
+	opt      Options
+	ids      requestIDs
+	inFlight atomic.Int64
+}
+
+// New builds the door.
+func New(backend Backend, auth *identity.Authenticator, opt Options) *Door {
+	if opt.MaxInFlight == 0 {
+		opt.MaxInFlight = 10_000
+	}
+	if opt.MaxStaleness == 0 {
+		opt.MaxStaleness = 30 * time.Second
+	}
+	if opt.Refused == nil {
+		opt.Refused = func(*Refusal) {}
+	}
+	d := &Door{backend: backend, auth: auth, opt: opt}
+	d.ids.init()
+	return d
+}
+
+// RequestID takes over the caller's identifier where it is harmless in a log
+// and in a header, and makes one otherwise.
+func (d *Door) RequestID(given []string) string { return d.ids.of(given) }
+
+// Enter counts a call in; each is followed by [Door.Leave], also where the
+// error says that there are too many.
+func (d *Door) Enter() error {
+	if d.inFlight.Add(1) > d.opt.MaxInFlight {
+		return fault.New(fault.RateLimited, "this node has more than %d requests in flight; try again, or another node", d.opt.MaxInFlight)
+	}
+	return nil
+}
+
+// Leave counts a call out.
+func (d *Door) Leave() { d.inFlight.Add(-1) }
