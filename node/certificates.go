@@ -1,53 +1,296 @@
 package node
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/muster-registry/muster/pki"
 )
 
-// certificates are the node's own and the CAs it believes.
-type certificates struct {
-	node    *tls.Certificate
-	clients *tls.Certificate
+// credentials are the node's certificates and the CAs it believes, as they
+// stood in the files at one time. They do not change.
+type credentials struct {
+	node    tls.Certificate
+	clients tls.Certificate
+	trusted []*x509.Certificate
 	pool    *x509.CertPool
+	control *tls.Config // of the listeners for clients
 }
 
-func loadCertificates(t TLSSettings) (*certificates, error) {
-	pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+// certificates follow the files: what they hold counts from the next handshake
+// on, and connections that are open stay.
+type certificates struct {
+	files   TLSSettings
+	nodeID  string // of the certificate for other nodes: spiffe://<domain>/muster/node/<id>
+	logger  *slog.Logger
+	now     func() time.Time
+	current atomic.Pointer[credentials]
+
+	mu      sync.Mutex        // guards what follows
+	seen    [sha256.Size]byte // the content of the files that is in use
+	refused error             // why what the files hold now is not; nil: it is
+	reloads uint64
+	told    map[string]int // days before the end that were warned of last, by file
+}
+
+// openCertificates reads the files. They must fit together; a certificate whose
+// time is over is told of and used all the same, so that a node starts to which
+// a new one is on its way.
+func openCertificates(t TLSSettings, nodeID, trustDomain string, logger *slog.Logger) (*certificates, error) {
+	c := &certificates{files: t, nodeID: "spiffe://" + trustDomain + "/muster/node/" + nodeID, logger: logger, now: time.Now, told: map[string]int{}}
+	content, sum, err := c.read()
 	if err != nil {
-		return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
+		return nil, err
 	}
-	pem, err := os.ReadFile(t.CA)
+	cr, err := c.parse(content)
 	if err != nil {
-		return nil, fmt.Errorf("tls.ca: %w", err)
+		return nil, err
 	}
-	c := &certificates{node: &pair, clients: &pair, pool: x509.NewCertPool()}
-	if !c.pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("tls.ca: %s holds no PEM certificate", t.CA)
+	if err := c.expired(cr); err != nil {
+		logger.Error("the node starts with a certificate that others do not accept", "error", err)
 	}
-	if t.ControlCert != "" {
-		own, err := tls.LoadX509KeyPair(t.ControlCert, t.ControlKey)
-		if err != nil {
-			return nil, fmt.Errorf("tls.control_cert, tls.control_key: %w", err)
-		}
-		c.clients = &own
-	}
+	c.seen = sum
+	c.current.Store(cr)
+	c.warn()
 	return c, nil
 }
 
-func (c *certificates) peer() (*tls.Certificate, *x509.CertPool) { return c.node, c.pool }
+// tlsFiles are the contents of the files that the settings name.
+type tlsFiles struct{ ca, cert, key, controlCert, controlKey []byte }
 
-// control is the TLS side of the control port: a client certificate is asked
-// for, and one that is shown must be valid.
-func (c *certificates) control(minVersion string) *tls.Config {
-	cfg := &tls.Config{
-		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*c.clients},
-		ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: c.pool,
+func (c *certificates) read() (f tlsFiles, sum [sha256.Size]byte, err error) {
+	h := sha256.New()
+	for _, one := range []struct {
+		setting, file string
+		to            *[]byte
+	}{
+		{"tls.ca", c.files.CA, &f.ca}, {"tls.cert", c.files.Cert, &f.cert}, {"tls.key", c.files.Key, &f.key},
+		{"tls.control_cert", c.files.ControlCert, &f.controlCert}, {"tls.control_key", c.files.ControlKey, &f.controlKey},
+	} {
+		if one.file == "" {
+			continue
+		}
+		if *one.to, err = os.ReadFile(one.file); err != nil {
+			return f, sum, fmt.Errorf("%s: %w", one.setting, err)
+		}
+		part := sha256.Sum256(*one.to)
+		h.Write(part[:])
 	}
-	if minVersion == "1.2" {
+	return f, [sha256.Size]byte(h.Sum(nil)), nil
+}
+
+func (c *certificates) parse(f tlsFiles) (*credentials, error) {
+	cr := &credentials{}
+	var err error
+	if cr.trusted, err = pki.DecodeCertificates(f.ca); err != nil {
+		return nil, fmt.Errorf("tls.ca: %s: %w", c.files.CA, err)
+	}
+	cr.pool = pki.Pool(cr.trusted)
+	if cr.node, err = tls.X509KeyPair(f.cert, f.key); err != nil {
+		return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
+	}
+	if err := c.usable(cr.node.Leaf, cr.node.Certificate[1:], cr.pool); err != nil {
+		return nil, fmt.Errorf("tls.cert: %w", err)
+	}
+	cr.clients = cr.node
+	if c.files.ControlCert != "" {
+		if cr.clients, err = tls.X509KeyPair(f.controlCert, f.controlKey); err != nil {
+			return nil, fmt.Errorf("tls.control_cert, tls.control_key: %w", err)
+		}
+	}
+	cr.control = c.listener(cr)
+	return cr, nil
+}
+
+// usable says whether other nodes would believe the node's certificate, its
+// dates apart.
+func (c *certificates) usable(leaf *x509.Certificate, chain [][]byte, roots *x509.CertPool) error {
+	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != c.nodeID {
+		return fmt.Errorf("it must carry exactly the URI %s, and carries %v; make it with: muster tls issue --node", c.nodeID, leaf.URIs)
+	}
+	inter := x509.NewCertPool()
+	for _, der := range chain {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return err
+		}
+		inter.AddCert(cert)
+	}
+	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+		at := leaf.NotBefore.Add(time.Second)
+		if now := c.now(); now.After(leaf.NotBefore) && now.Before(leaf.NotAfter) {
+			at = now
+		}
+		_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: inter, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{usage}})
+		if err != nil {
+			return fmt.Errorf("it is not accepted with the authorities in tls.ca; muster tls verify FILE says more: %w", err)
+		}
+	}
+	return nil
+}
+
+// expired says which certificate is not valid now.
+func (c *certificates) expired(cr *credentials) error {
+	now := c.now()
+	for _, leaf := range []*x509.Certificate{cr.node.Leaf, cr.clients.Leaf} {
+		if now.After(leaf.NotAfter) || now.Before(leaf.NotBefore) {
+			return fmt.Errorf("the certificate %q is valid from %s to %s, which is not now", leaf.Subject,
+				leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339))
+		}
+	}
+	return nil
+}
+
+// reload looks at the files, and takes what is new in them if it is good. What
+// is not is told of once, and what was taken before stays.
+func (c *certificates) reload() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	content, sum, err := c.read()
+	if err == nil && c.refused == nil && sum == c.seen {
+		return nil
+	}
+	var cr *credentials
+	if err == nil {
+		if cr, err = c.parse(content); err == nil {
+			err = c.expired(cr)
+		}
+	}
+	if err != nil {
+		if c.refused == nil || c.refused.Error() != err.Error() {
+			c.logger.Error("new certificates are refused; those from before stay in use", "error", err)
+		}
+		c.refused = err
+		return err
+	}
+	c.seen, c.refused = sum, nil
+	c.current.Store(cr)
+	c.reloads++
+	c.told = map[string]int{}
+	c.logger.Info("new certificates are in use", "not_after", cr.node.Leaf.NotAfter, "serial", fmt.Sprintf("%x", cr.node.Leaf.SerialNumber),
+		"authorities", len(cr.trusted))
+	return nil
+}
+
+// peer is what the ports between nodes use.
+func (c *certificates) peer() (*tls.Certificate, *x509.CertPool) {
+	cr := c.current.Load()
+	return &cr.node, cr.pool
+}
+
+// control is the TLS side of the ports for clients: a client certificate is
+// asked for, and one that is shown must be valid.
+func (c *certificates) control() *tls.Config {
+	base := c.current.Load().control.Clone()
+	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.current.Load().control, nil }
+	return base
+}
+
+func (c *certificates) listener(cr *credentials) *tls.Config {
+	cfg := &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cr.clients},
+		ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: cr.pool, NextProtos: []string{"h2", "http/1.1"},
+	}
+	if c.files.MinVersion == "1.2" {
 		cfg.MinVersion = tls.VersionTLS12
 	}
 	return cfg
 }
+
+// listed is a certificate in use, as metrics and health name it.
+type listed struct {
+	listener string // control, peer, ca
+	cert     *x509.Certificate
+}
+
+// list gives the certificates in use; of several authorities the one that ends
+// first, and of a chain what ends first.
+func (c *certificates) list() []listed {
+	cr := c.current.Load()
+	return []listed{{"control", first(cr.clients)}, {"peer", first(cr.node)}, {"ca", soonest(cr.trusted)}}
+}
+
+func first(chain tls.Certificate) *x509.Certificate {
+	all := []*x509.Certificate{chain.Leaf}
+	for _, der := range chain.Certificate[1:] {
+		if cert, err := x509.ParseCertificate(der); err == nil {
+			all = append(all, cert)
+		}
+	}
+	return soonest(all)
+}
+
+func soonest(certs []*x509.Certificate) *x509.Certificate {
+	end := certs[0]
+	for _, cert := range certs[1:] {
+		if cert.NotAfter.Before(end.NotAfter) {
+			end = cert
+		}
+	}
+	return end
+}
+
+// warnDays are the days before a certificate's end on which it is told of.
+var warnDays = []int{30, 7, 1, 0}
+
+// warn tells of certificates that will soon be over, once for each step.
+func (c *certificates) warn() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.list() {
+		left := l.cert.NotAfter.Sub(c.now())
+		step := -1
+		for _, d := range warnDays {
+			// A certificate made for a short time is told of in its last third.
+			if within := time.Duration(d) * 24 * time.Hour; left <= within && (d == 0 || left <= l.cert.NotAfter.Sub(l.cert.NotBefore)/3) {
+				step = d
+			}
+		}
+		if last, ok := c.told[l.listener]; step < 0 || ok && last <= step {
+			continue
+		}
+		c.told[l.listener] = step
+		if left <= 0 {
+			c.logger.Error("a certificate has expired", "listener", l.listener, "not_after", l.cert.NotAfter, "subject", l.cert.Subject.String())
+			continue
+		}
+		c.logger.Warn("a certificate expires soon", "listener", l.listener, "not_after", l.cert.NotAfter, "days", int(left.Hours()/24), "subject", l.cert.Subject.String())
+	}
+}
+
+// health has a line for each certificate in use.
+func (c *certificates) health() (lines []string) {
+	for _, l := range c.list() {
+		left := l.cert.NotAfter.Sub(c.now())
+		mark, says := "[+]", fmt.Sprintf("expires in %s", days(left))
+		if left <= 0 {
+			mark, says = "[!]", "has expired"
+		} else if left <= 7*24*time.Hour && left <= l.cert.NotAfter.Sub(l.cert.NotBefore)/3 {
+			mark = "[!]"
+		}
+		lines = append(lines, fmt.Sprintf("%s certificate of %s %s, on %s", mark, l.listener, says, l.cert.NotAfter.UTC().Format(time.RFC3339)))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refused != nil {
+		lines = append(lines, "[!] new certificates are refused: "+oneLine(c.refused))
+	}
+	return lines
+}
+
+func days(d time.Duration) string {
+	if d < 48*time.Hour {
+		return d.Round(time.Minute).String()
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", " ") }

@@ -95,7 +95,7 @@ type variant struct {
 
 func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, v variant) (err error) {
 	n := &Node{everywhere: v.everywhere, cfg: cfg, version: version, logger: logger.With("node", cfg.NodeID), policies: make(chan *fsm.View, 1), ruled: make(chan struct{}, 1)}
-	certs, err := loadCertificates(cfg.TLS)
+	certs, err := openCertificates(cfg.TLS, cfg.NodeID, cfg.Cluster.TrustDomain, n.logger)
 	if err != nil {
 		return err
 	}
@@ -109,6 +109,7 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 	if n.metrics, err = newMetrics(registry); err != nil {
 		return err
 	}
+	registry.MustRegister(certs)
 	if n.machine, err = fsm.Open(filepath.Join(cfg.DataDir, "state"), fsm.Options{}); err != nil {
 		return err
 	}
@@ -246,6 +247,7 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	go n.shadow.Run(running)
 	go n.beats.Run(running)
 	go n.reopenAudit(running)
+	go n.followCertificates(running, certs)
 	go n.quotas.Run(running)
 	go func() {
 		for {
@@ -343,13 +345,14 @@ func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server,
 		ParseBundle: func(b []byte) (*policy.Push, error) { return rego.ParseBundle(b, int64(lim.Definition), n.signatures) },
 		Signatures:  n.signatures,
 		Diff:        n.engine.Diff,
+		Health:      certs.health,
 		Observe:     n.metrics.observe, WebhookSecret: []byte(n.cfg.Secrets.GitWebhook),
 	})
 	if err != nil {
 		return nil, err
 	}
 	control := &server{Server: n.httpServer(n.cfg.Listen.Control, api), secure: !n.cfg.Insecure}
-	control.TLSConfig = certs.control(n.cfg.TLS.MinVersion)
+	control.TLSConfig = certs.control()
 	if n.cfg.Insecure {
 		n.logger.Warn("insecure is set: the control port speaks plain HTTP, and tokens can be read on the wire")
 	}

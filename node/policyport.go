@@ -41,7 +41,7 @@ func (n *Node) policyServer(who *identity.Authenticator, certs *certificates, re
 		return nil, err
 	}
 	s := &server{Server: n.httpServer(n.cfg.Listen.Policy, api), secure: !n.cfg.Insecure}
-	s.TLSConfig = certs.control(n.cfg.TLS.MinVersion)
+	s.TLSConfig = certs.control()
 	return s, nil
 }
 

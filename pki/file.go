@@ -12,9 +12,13 @@ import (
 	"path/filepath"
 )
 
-// Write stores the certificate (0644) and the key (0600) as PEM, making the
-// folders (0700). It refuses to replace a file that exists.
+// Write stores the certificate with its intermediates (0644) and the key (0600)
+// as PEM, making the folders (0700). It refuses to replace a file that exists.
+// Without a key it writes the certificate alone.
 func (p *Pair) Write(certFile, keyFile string) error {
+	if p.Key == nil {
+		return create(certFile, 0o644, p.PEM())
+	}
 	der, err := x509.MarshalPKCS8PrivateKey(p.Key)
 	if err != nil {
 		return err
@@ -22,10 +26,60 @@ func (p *Pair) Write(certFile, keyFile string) error {
 	if err := create(keyFile, 0o600, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
 		return err
 	}
-	if err := create(certFile, 0o644, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.Certificate.Raw})); err != nil {
+	if err := create(certFile, 0o644, p.PEM()); err != nil {
 		return errors.Join(err, os.Remove(keyFile))
 	}
 	return nil
+}
+
+// PEM is the certificate followed by its intermediates.
+func (p *Pair) PEM() []byte {
+	return EncodeCertificates(append([]*x509.Certificate{p.Certificate}, p.Chain...)...)
+}
+
+// EncodeCertificates writes certificates as PEM.
+func EncodeCertificates(certs ...*x509.Certificate) []byte {
+	var out []byte
+	for _, c := range certs {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return out
+}
+
+// DecodeCertificates reads all certificates in PEM; other blocks are passed over.
+func DecodeCertificates(text []byte) ([]*x509.Certificate, error) {
+	var all []*x509.Certificate
+	for len(text) > 0 {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %d cannot be read: %w", len(all)+1, err)
+		}
+		all = append(all, c)
+	}
+	if len(all) == 0 {
+		return nil, errors.New("there is no certificate in PEM")
+	}
+	return all, nil
+}
+
+// ReadCertificates reads all certificates of a PEM file.
+func ReadCertificates(file string) ([]*x509.Certificate, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	all, err := DecodeCertificates(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return all, nil
 }
 
 // create writes a whole new file, or nothing.
@@ -47,8 +101,7 @@ func create(file string, mode fs.FileMode, content []byte) error {
 	return nil
 }
 
-// Read loads a certificate and its key from PEM files. Of a chain it takes the
-// first certificate.
+// Read loads a certificate with its intermediates and its key from PEM files.
 func Read(certFile, keyFile string) (*Pair, error) {
 	t, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
@@ -58,18 +111,31 @@ func Read(certFile, keyFile string) (*Pair, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s holds a key that cannot sign", keyFile)
 	}
-	return &Pair{Certificate: t.Leaf, Key: key}, nil
+	p := &Pair{Certificate: t.Leaf, Key: key}
+	for _, der := range t.Certificate[1:] {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", certFile, err)
+		}
+		p.Chain = append(p.Chain, c)
+	}
+	return p, nil
 }
 
 // Roots reads the certificates of a PEM file as authorities to trust.
 func Roots(file string) (*x509.CertPool, error) {
-	b, err := os.ReadFile(file)
+	all, err := ReadCertificates(file)
 	if err != nil {
-		return nil, fmt.Errorf("the CA's certificate cannot be read: %w", err)
+		return nil, fmt.Errorf("the CA's certificate cannot be used: %w", err)
 	}
+	return Pool(all), nil
+}
+
+// Pool is a set of authorities.
+func Pool(certs []*x509.Certificate) *x509.CertPool {
 	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(b) {
-		return nil, fmt.Errorf("%s holds no certificate in PEM", file)
+	for _, c := range certs {
+		pool.AddCert(c)
 	}
-	return pool, nil
+	return pool
 }

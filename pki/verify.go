@@ -15,6 +15,7 @@ import (
 type Verdict struct {
 	Chain    []string // one line per certificate presented, the server's own first
 	Problems []string // what is missing, expired or wrong, with what to do; empty: all is well
+	Notices  []string // what is well, and will not be for long
 	Protocol string   // such as TLS 1.3
 }
 
@@ -48,6 +49,15 @@ func Verify(ctx context.Context, address, server string, roots *x509.CertPool, c
 	return v, nil
 }
 
+// VerifyChain judges the certificates of a file, the leaf first, as [Verify] does
+// those of a listener. An empty server name is not looked at.
+func VerifyChain(chain []*x509.Certificate, server string, roots *x509.CertPool, now time.Time) *Verdict {
+	return judge(chain, server, roots, now)
+}
+
+// soon is how long before its end a certificate is told of.
+const soon = 30 * 24 * time.Hour
+
 func judge(chain []*x509.Certificate, server string, roots *x509.CertPool, now time.Time) *Verdict {
 	v := &Verdict{}
 	if len(chain) == 0 {
@@ -69,12 +79,17 @@ func judge(chain []*x509.Certificate, server string, roots *x509.CertPool, now t
 		case now.Before(c.NotBefore):
 			dated = false
 			wrong("%s is valid only from %s on; check the clocks of this machine and of the one that issued it", name(c), c.NotBefore.UTC().Format(time.RFC3339))
+		case c.NotAfter.Sub(now) < soon && c.NotAfter.Sub(c.NotBefore) > 2*soon:
+			v.Notices = append(v.Notices, fmt.Sprintf("%s expires in %d days, on %s", name(c), int(c.NotAfter.Sub(now).Hours()/24), c.NotAfter.UTC().Format(time.RFC3339)))
 		}
 	}
-	if err := chain[0].VerifyHostname(server); err != nil {
+	if err := chain[0].VerifyHostname(server); server != "" && err != nil {
 		wrong("%s is not for %q; it names %s; issue one with that name or address", name(chain[0]), server, hosts(chain[0]))
 	}
 	opts := x509.VerifyOptions{Roots: roots, Intermediates: inter, CurrentTime: now}
+	if server == "" { // of a client, perhaps
+		opts.KeyUsages = []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
+	}
 	if !dated {
 		// The dates are told already: judge the signatures at a time they allow.
 		opts.CurrentTime = chain[0].NotBefore.Add(time.Second)

@@ -56,6 +56,9 @@ func readyz(c *call) error {
 	for o := range breakglass.All(c.State.Settings, time.Now()) {
 		open += "[!] " + o.String() + "\n"
 	}
+	for _, line := range c.api.opt.Health() {
+		open += line + "\n"
+	}
 	c.send(http.StatusOK, mediaText, []byte("[+] caught up since the start\n[+] state no older than "+
 		c.Staleness().Round(time.Millisecond).String()+"\n[+] "+leader+"\n"+open+"ok\n"))
 	return nil

@@ -94,6 +94,8 @@ type Options struct {
 	Diff func(from, to *policy.Content) *policy.Diff
 	// WebhookSecret is what webhooks of the Git host are signed with; empty: none is believed.
 	WebhookSecret []byte
+	// Health gives further lines for /readyz?verbose.
+	Health func() []string
 	// Observe is told of every answer; operation is "" where no route matched.
 	Observe func(operation string, status int, elapsed time.Duration)
 }
@@ -119,6 +121,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Diff == nil {
 		o.Diff = policy.NewDiff
+	}
+	if o.Health == nil {
+		o.Health = func() []string { return nil }
 	}
 	if o.Observe == nil {
 		o.Observe = func(string, int, time.Duration) {}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -19,92 +20,146 @@ func (a *app) tls() *cobra.Command {
 }
 
 func (a *app) tlsCA() *cobra.Command {
-	var dir, domain, algorithm string
+	var dir, base, domain, algorithm, parent, parentKey string
 	var days int
 	c := &cobra.Command{
 		Use: "ca", Short: "Make a certificate authority: ca.crt and ca.key", Args: cobra.NoArgs,
+		Example: "  muster tls ca\n  muster tls ca --parent ca.crt --out issuing    # an intermediate: issuing.crt, issuing.key",
 		RunE: a.do(func(*cobra.Command, []string) error {
-			ca, err := pki.NewCA(domain, pki.Algorithm(algorithm), time.Duration(days)*24*time.Hour, time.Now())
+			crt, key := filepath.Join(dir, base+".crt"), filepath.Join(dir, base+".key")
+			validity := time.Duration(days) * 24 * time.Hour
+			if parent == "" {
+				ca, err := pki.NewCA(cmp.Or(domain, "muster"), pki.Algorithm(algorithm), validity, time.Now())
+				if err != nil {
+					return err
+				}
+				return a.store(ca, crt, key)
+			}
+			above, domain, err := authority(parent, parentKey, domain)
 			if err != nil {
 				return err
 			}
-			return a.store(ca, filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key"))
+			ca, err := above.NewIntermediate(domain, pki.Algorithm(algorithm), validity, time.Now())
+			if err != nil {
+				return err
+			}
+			return a.store(ca, crt, key)
 		}),
 	}
-	c.Flags().StringVar(&dir, "dir", ".", "folder to write to")
-	c.Flags().StringVar(&domain, "trust-domain", "muster", "trust domain of all ids the CA signs")
-	c.Flags().StringVar(&algorithm, "algorithm", "ecdsa", "ecdsa (P-256) or ed25519")
-	c.Flags().IntVar(&days, "days", 3650, "how long it is valid")
+	f := c.Flags()
+	f.StringVar(&dir, "dir", ".", "folder to write to")
+	f.StringVar(&base, "out", "ca", "name of the files, without .crt and .key")
+	f.StringVar(&domain, "trust-domain", "", "trust domain of all ids the CA signs; muster, or that of the parent, unless set")
+	f.StringVar(&algorithm, "algorithm", string(pki.ECDSA), algorithms())
+	f.IntVar(&days, "days", 3650, "how long it is valid")
+	f.StringVar(&parent, "parent", "", "certificate of the CA to make an intermediate of; without it, a root")
+	f.StringVar(&parentKey, "parent-key", "", "its key; beside its certificate unless set")
 	return c
+}
+
+func algorithms() string {
+	var names []string
+	for _, a := range pki.Algorithms() {
+		names = append(names, string(a))
+	}
+	return "of the key: " + strings.Join(names, ", ")
+}
+
+// authority reads a CA, and the trust domain that it is for unless one is given.
+func authority(crt, key, domain string) (*pki.Pair, string, error) {
+	ca, err := pki.Read(crt, cmp.Or(key, strings.TrimSuffix(crt, ".crt")+".key"))
+	if err != nil || domain != "" {
+		return ca, domain, err
+	}
+	domain, err = ca.TrustDomain()
+	return ca, domain, err
 }
 
 func (a *app) store(p *pki.Pair, crt, key string) error {
 	if err := p.Write(crt, key); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.out, "%s\n%s\n", crt, key)
+	fmt.Fprintln(a.out, crt)
+	if p.Key != nil {
+		fmt.Fprintln(a.out, key)
+	}
 	a.say("%s", pki.Describe(p.Certificate))
 	return nil
 }
 
 func (a *app) tlsIssue() *cobra.Command {
 	var r pki.Request
-	var caCert, caKey, domain, dir, base, algorithm string
+	var caCert, caKey, domain, dir, base, algorithm, csr string
 	var days int
 	c := &cobra.Command{
-		Use: "issue --node ID | --role ROLE", Short: "Make a certificate for a node or for a client with a role", Args: cobra.NoArgs,
-		Example: "  muster tls issue --node n1 --host 10.0.0.1 --host n1.example.org\n  muster tls issue --role operator\n  muster tls issue --role publisher --for-namespace shop --name ci",
-		RunE: a.do(func(*cobra.Command, []string) error {
-			if (r.Node == "") == (r.Role == "") {
-				return usage("say what the certificate is for: --node ID or --role ROLE")
+		Use: "issue --node ID | --role ROLE | --spiffe-id ID", Short: "Make a certificate for a node, for a client with a role, or for a workload", Args: cobra.NoArgs,
+		Example: "  muster tls issue --node n1 --host 10.0.0.1 --host n1.example.org\n  muster tls issue --role operator\n  muster tls issue --role publisher --for-namespace shop --name ci\n" +
+			"  muster tls issue --spiffe-id spiffe://muster/ns/shop/svc/cart --host cart.shop --ttl 24h\n  muster tls issue --node n1 --csr n1.csr    # for a key that stays where it is",
+		RunE: a.do(func(cmd *cobra.Command, _ []string) error {
+			given := 0
+			for _, s := range []string{r.Node, r.Role, r.ID} {
+				if s != "" {
+					given++
+				}
 			}
-			ca, err := pki.Read(caCert, cmp.Or(caKey, strings.TrimSuffix(caCert, ".crt")+".key"))
+			if given != 1 {
+				return usage("say what the certificate is for: --node ID, --role ROLE or --spiffe-id ID")
+			}
+			ca, domain, err := authority(caCert, caKey, domain)
 			if err != nil {
 				return err
 			}
-			if domain == "" {
-				if domain, err = ca.TrustDomain(); err != nil {
+			if csr != "" {
+				if cmd.Flags().Changed("algorithm") {
+					return usage("the signing request brings its key; leave --algorithm out")
+				}
+				if r.CSR, err = pki.ReadCSR(csr); err != nil {
 					return err
 				}
 			}
-			r.Algorithm, r.Validity = pki.Algorithm(algorithm), time.Duration(days)*24*time.Hour
+			r.Algorithm = pki.Algorithm(algorithm)
+			if r.Validity == 0 {
+				r.Validity = time.Duration(days) * 24 * time.Hour
+			}
+			if r.Validity <= 0 {
+				return usage("a certificate must be valid for some time")
+			}
 			p, err := ca.Issue(domain, r, time.Now())
 			if err != nil {
 				return err
 			}
-			base := cmp.Or(base, r.Node, r.Name, r.Role)
+			base := cmp.Or(base, r.Node, r.Name, r.Role, p.Certificate.Subject.CommonName)
 			return a.store(p, filepath.Join(dir, base+".crt"), filepath.Join(dir, base+".key"))
 		}),
 	}
 	f := c.Flags()
 	f.StringVar(&r.Node, "node", "", "id of the node the certificate is for")
-	f.StringArrayVar(&r.Hosts, "host", nil, "further name or address of the node; may be repeated")
+	f.StringArrayVar(&r.Hosts, "host", nil, "further name or address of the node or workload; may be repeated")
 	f.StringVar(&r.Role, "role", "", "role of the client the certificate is for: "+strings.Join(pki.Roles, ", "))
 	f.StringVar(&r.Namespace, "for-namespace", "", "limit the role to a namespace")
 	f.StringVar(&r.Name, "name", "", "tell holders of the same role apart")
-	f.StringVar(&caCert, "ca", "ca.crt", "the CA's certificate")
+	f.StringVar(&r.ID, "spiffe-id", "", "SPIFFE id of the workload the certificate is for")
+	f.StringVar(&csr, "csr", "", "signing request (PKCS #10, PEM) whose key is certified; no key is made then")
+	f.StringVar(&caCert, "ca", "ca.crt", "the CA's certificate; with its chain where it is an intermediate")
 	f.StringVar(&caKey, "ca-key", "", "the CA's key; beside its certificate unless set")
 	f.StringVar(&domain, "trust-domain", "", "trust domain; that of the CA unless set")
 	f.StringVar(&dir, "dir", ".", "folder to write to")
 	f.StringVar(&base, "out", "", "name of the files, without .crt and .key")
-	f.StringVar(&algorithm, "algorithm", "ecdsa", "ecdsa (P-256) or ed25519")
+	f.StringVar(&algorithm, "algorithm", string(pki.ECDSA), algorithms())
 	f.IntVar(&days, "days", 365, "how long it is valid")
+	f.DurationVar(&r.Validity, "ttl", 0, "how long it is valid, such as 24h; instead of --days")
 	return c
 }
 
 func (a *app) tlsVerify() *cobra.Command {
 	var server string
 	c := &cobra.Command{
-		Use: "verify HOST:PORT", Short: "Print the certificates a listener presents and what is wrong with them, in words", Args: cobra.ExactArgs(1),
+		Use: "verify HOST:PORT|FILE", Short: "Print the certificates a listener presents or a file holds, and what is wrong with them, in words", Args: cobra.ExactArgs(1),
+		Example: "  muster tls verify n1.example.org:8443 --cacert ca.crt\n  muster tls verify n1.crt --cacert ca.crt",
 		RunE: a.do(func(cmd *cobra.Command, args []string) error {
 			s, err := a.settings.resolve(a.env)
 			if err != nil {
 				return err
-			}
-			address := strings.TrimSuffix(strings.TrimPrefix(args[0], "https://"), "/")
-			host, _, err := net.SplitHostPort(address)
-			if err != nil {
-				return usage("%q is not host:port", address)
 			}
 			if s.CACert == "" {
 				return usage("name the CA to trust, with --cacert or MUSTER_CACERT")
@@ -112,6 +167,18 @@ func (a *app) tlsVerify() *cobra.Command {
 			roots, err := pki.Roots(s.CACert)
 			if err != nil {
 				return err
+			}
+			if _, err := os.Stat(args[0]); err == nil {
+				chain, err := pki.ReadCertificates(args[0])
+				if err != nil {
+					return err
+				}
+				return a.verdict(args[0]+" holds:", cmp.Or(server, args[0]), s.CACert, pki.VerifyChain(chain, server, roots, time.Now()))
+			}
+			address := strings.TrimSuffix(strings.TrimPrefix(args[0], "https://"), "/")
+			host, _, err := net.SplitHostPort(address)
+			if err != nil {
+				return usage("%q is neither a file nor host:port", address)
 			}
 			var own *tls.Certificate
 			if s.ClientCert != "" {
@@ -125,20 +192,28 @@ func (a *app) tlsVerify() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(a.out, "%s speaks %s and presents:\n", address, v.Protocol)
-			for i, line := range clean(v.Chain) {
-				fmt.Fprintf(a.out, "  %d. %s\n", i+1, line)
-			}
-			if len(v.Problems) == 0 {
-				fmt.Fprintf(a.out, "All is well: %s leads to the CA in %s.\n", cmp.Or(server, host), s.CACert)
-				return nil
-			}
-			for _, p := range clean(v.Problems) {
-				fmt.Fprintln(a.out, "Wrong: "+p+".")
-			}
-			return silent(exitError)
+			return a.verdict(address+" speaks "+v.Protocol+" and presents:", cmp.Or(server, host), s.CACert, v)
 		}),
 	}
-	c.Flags().StringVar(&server, "server-name", "", "name the certificate must be for; the host unless set")
+	c.Flags().StringVar(&server, "server-name", "", "name the certificate must be for; the host unless set, for a file none")
 	return c
+}
+
+// verdict prints what was found.
+func (a *app) verdict(head, subject, ca string, v *pki.Verdict) error {
+	fmt.Fprintln(a.out, head)
+	for i, line := range clean(v.Chain) {
+		fmt.Fprintf(a.out, "  %d. %s\n", i+1, line)
+	}
+	for _, n := range clean(v.Notices) {
+		fmt.Fprintln(a.out, "Soon: "+n+".")
+	}
+	if len(v.Problems) == 0 {
+		fmt.Fprintf(a.out, "All is well: %s leads to the CA in %s.\n", subject, ca)
+		return nil
+	}
+	for _, p := range clean(v.Problems) {
+		fmt.Fprintln(a.out, "Wrong: "+p+".")
+	}
+	return silent(exitError)
 }
