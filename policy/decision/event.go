@@ -9,94 +9,107 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Message is the message of every line about a decision.
 const Message = "policy_evaluation"
 
 // Event is a decision as it leaves the node: masked. Its JSON has the shape of
-// OPA's decision log events, with a few members more.
+// OPA's decision log events, with a few members more. It is the log's: a sink
+// keeps nothing of it without a copy.
 type Event struct {
 	Refusal bool
 	record  *Record
 	mask    *Masker
+	cut     bool // input is what is masked in the record's
+	input   cuts
+	result  cuts
 	json    []byte // once it was asked for
+	scratch []byte
 }
 
 func newEvent(r *Record, m *Masker) *Event {
-	return &Event{Refusal: !r.Result.Allow, record: r, mask: m}
+	return new(Event).of(r, m)
 }
 
-// event is an EventV1 of OPA's, and what muster adds.
-type event struct {
-	Type       string            `json:"type"`
-	Labels     map[string]string `json:"labels"`
-	DecisionID string            `json:"decision_id"`
-	Trace
-	Revision    string            `json:"revision,omitempty"`
-	Bundles     map[string]bundle `json:"bundles,omitempty"`
-	Path        string            `json:"path,omitempty"`
-	Input       jsontext.Value    `json:"input,omitzero"`
-	Result      jsontext.Value    `json:"result,omitzero"`
-	Chance      jsontext.Value    `json:"nd_builtin_cache,omitzero"`
-	Erased      []string          `json:"erased,omitempty"`
-	Masked      []string          `json:"masked,omitempty"`
-	RequestedBy string            `json:"requested_by,omitempty"`
-	Timestamp   time.Time         `json:"timestamp"`
-	Metrics     map[string]int64  `json:"metrics,omitempty"`
-
-	Msg            string `json:"msg"`
-	PolicyPath     string `json:"policy_evaluation"`
-	Verdict        string `json:"opa_eval_result"`
-	PolicyRevision uint64 `json:"policy_revision"`
-	DataRevision   uint64 `json:"data_revision,omitzero"`
-	Engine         string `json:"engine,omitempty"`
-	Principal      string `json:"principal,omitempty"`
-	RequestID      string `json:"request_id,omitempty"`
+// of makes it the event of another record.
+func (e *Event) of(r *Record, m *Masker) *Event {
+	e.Refusal, e.record, e.mask, e.cut, e.json = !r.Result.Allow, r, m, false, e.json[:0]
+	if cap(e.json) > maxKept {
+		e.json = nil
+	}
+	return e
 }
 
-type bundle struct {
-	Revision string `json:"revision"`
+// maxKept bounds the memory that one event leaves to the next.
+const maxKept = 64 << 10
+
+// masked gives the input with what is masked in it.
+func (e *Event) masked() *cuts {
+	if !e.cut {
+		e.mask.cut(&e.input, "input", e.record.Input)
+		e.cut = true
+	}
+	return &e.input
 }
 
-// JSON gives the event as one line without its end.
-func (e *Event) JSON() ([]byte, error) {
-	if e.json != nil {
-		return e.json, nil
+// JSON gives the event as one line without its end. It has room for the end,
+// and holds until the log has another event.
+func (e *Event) JSON() []byte {
+	if len(e.json) > 0 {
+		return e.json
 	}
 	r := e.record
-	revision := strconv.FormatUint(r.PolicyRevision, 10)
-	v := event{
-		Type: "openpolicyagent.org/decision_logs", Labels: r.Labels, DecisionID: r.ID, Trace: r.Trace,
-		Revision: revision, Bundles: map[string]bundle{"muster": {revision}}, Path: r.EntryPoint,
-		Chance: r.Chance, RequestedBy: r.RequestedBy, Timestamp: r.Time, Metrics: map[string]int64{"timer_server_handler_ns": r.TookNS},
-		Msg: Message, PolicyPath: r.EntryPoint, Verdict: e.verdict(), PolicyRevision: r.PolicyRevision, DataRevision: r.Revision,
-		Engine: r.Engine, Principal: r.Principal, RequestID: r.RequestID,
+	b := append(e.json, `{"type":"openpolicyagent.org/decision_logs","labels":`...)
+	b = labels(b, r.Labels)
+	b = quote(member(b, "decision_id"), r.ID)
+	b = r.Trace.append(b)
+	b = strconv.AppendUint(append(member(b, "revision"), '"'), r.PolicyRevision, 10)
+	b = strconv.AppendUint(append(b, `","bundles":{"muster":{"revision":"`...), r.PolicyRevision, 10)
+	b = append(b, `"}}`...)
+	b = text(b, "path", r.EntryPoint)
+	masked := []string(nil)
+	if r.Input != nil {
+		b = e.masked().append(member(b, "input"))
+		masked = e.input.pointers()
 	}
-	shown := r.Result
-	if len(v.Chance) > 0 || len(shown.Reasons) > 0 {
+	shown, chance := r.Result, r.Chance
+	if len(chance) > 0 || len(shown.Reasons) > 0 {
 		// Both may repeat what the input holds: a token is an argument of what
 		// verifies it.
-		hide := e.mask.Hide("input", r.Input)
-		v.Chance, shown.Reasons = hidden(v.Chance, hide), texts(shown.Reasons, hide)
+		hide := hider(e.masked().texts())
+		chance, shown.Reasons = hidden(chance, hide), texts(shown.Reasons, hide)
 	}
-	if r.Input != nil {
-		v.Input, v.Masked = e.mask.Mask("input", r.Input)
-	} else if r.InputBytes > 0 {
-		v.Erased = []string{"/input"}
+	if e.scratch = append(e.scratch[:0], r.Result.Value...); r.Result.Value == nil {
+		e.scratch = shown.append(e.scratch)
 	}
-	result, err := []byte(r.Result.Value), error(nil)
-	if r.Result.Value == nil {
-		if result, err = json.Marshal(shown); err != nil {
-			return nil, err
-		}
+	if e.mask.masks("result") {
+		e.mask.cut(&e.result, "result", e.scratch)
+		b = e.result.append(member(b, "result"))
+		masked = append(masked[:len(masked):len(masked)], e.result.pointers()...)
+	} else {
+		b = raw(b, "result", e.scratch)
 	}
-	var masked []string
-	v.Result, masked = e.mask.Mask("result", result)
-	v.Masked = append(v.Masked, masked...)
-	e.json, err = json.Marshal(v, json.Deterministic(true))
-	return e.json, err
+	b = raw(b, "nd_builtin_cache", chance)
+	if r.Input == nil && r.InputBytes > 0 {
+		b = append(b, `,"erased":["/input"]`...)
+	}
+	b = list(b, "masked", masked)
+	b = text(b, "requested_by", r.RequestedBy)
+	b = instant(member(b, "timestamp"), r.Time)
+	b = strconv.AppendInt(append(b, `,"metrics":{"timer_server_handler_ns":`...), r.TookNS, 10)
+	b = quote(append(b, `},"msg":"`+Message+`","`+Message+`":`...), r.EntryPoint)
+	b = quote(member(b, "opa_eval_result"), e.verdict())
+	b = strconv.AppendUint(member(b, "policy_revision"), r.PolicyRevision, 10)
+	b = number(b, "data_revision", int64(r.Revision))
+	b = text(b, "engine", r.Engine)
+	b = text(b, "principal", r.Principal)
+	b = text(b, "request_id", r.RequestID)
+	e.json = append(b, '}')
+	if cap(e.scratch) > maxKept {
+		e.scratch = nil
+	}
+	return e.json
 }
 
 func (e *Event) verdict() string {
@@ -120,8 +133,7 @@ func (e *Event) pairs() []slog.Attr {
 			} `json:"request"`
 		} `json:"attributes"`
 	}
-	masked, _ := e.mask.Mask("input", r.Input)
-	_ = json.Unmarshal(masked, &asked) // an input of another shape has none of it
+	_ = json.Unmarshal(e.masked().append(nil), &asked) // an input of another shape has none of it
 	attrs := []slog.Attr{
 		slog.String("opa_eval_result", e.verdict()), slog.String("decision_id", r.ID), slog.String(Message, r.EntryPoint),
 		slog.Uint64("policy_revision", r.PolicyRevision), slog.String("node", r.Node),

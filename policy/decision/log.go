@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/muster-registry/muster/policy"
 )
 
@@ -57,9 +59,12 @@ func (o *Options) setDefaults() {
 
 // Sink takes the events of a log out of the node.
 type Sink interface {
-	// Write takes one event over. It is called by one goroutine. What cannot
-	// be taken is given back as an error, or counted by the sink itself.
+	// Write takes one event over, of which it keeps a copy or nothing. It is
+	// called by one goroutine. What cannot be taken is given back as an error,
+	// or counted by the sink itself.
 	Write(e *Event) error
+	// Flush says that no other event follows soon.
+	Flush() error
 	// Close delivers what can be delivered within a few seconds.
 	Close() error
 }
@@ -182,7 +187,8 @@ func (l *Log) push(a asked) {
 
 // spill keeps a refusal on its caller's goroutine.
 func (l *Log) spill(a asked) {
-	r := l.record(&a)
+	r := new(Record)
+	l.record(r, &a)
 	err := l.opt.Store.Append(r)
 	if err == nil {
 		err = l.opt.Store.Flush()
@@ -239,6 +245,7 @@ func (l *Log) tick() {
 // empty.
 func (l *Log) run() {
 	var batch []asked
+	w := new(writer)
 	for {
 		l.mu.Lock()
 		for len(l.queue) == 0 && len(l.owed) == 0 && !l.closed {
@@ -256,27 +263,35 @@ func (l *Log) run() {
 		l.taken += uint64(len(batch))
 		l.room.Broadcast()
 		l.mu.Unlock()
-		l.keep(batch)
+		l.keep(w, batch)
 		l.mu.Lock()
 		l.stored = l.taken
 		l.mu.Unlock()
-		l.repay(owed)
+		l.repay(w, owed)
 		clear(batch)
 	}
 }
 
-func (l *Log) keep(batch []asked) {
+// writer is what one goroutine keeps decisions with, again and again.
+type writer struct {
+	record Record
+	event  Event
+}
+
+func (l *Log) keep(w *writer, batch []asked) {
 	refusals := false
 	for i := range batch {
-		r := l.record(&batch[i])
+		r := &w.record
+		l.record(r, &batch[i])
 		if err := l.opt.Store.Append(r); err != nil {
 			l.failed("store", err)
 		} else {
 			l.metrics.kept.Inc()
 		}
 		refusals = refusals || !r.Result.Allow
-		l.send(r)
+		l.send(w, r)
 	}
+	l.flush()
 	if refusals {
 		if err := l.opt.Store.Flush(); err != nil {
 			l.failed("store", err)
@@ -285,7 +300,7 @@ func (l *Log) keep(batch []asked) {
 }
 
 // repay gives the sinks the refusals that went to the store alone.
-func (l *Log) repay(ids []string) {
+func (l *Log) repay(w *writer, ids []string) {
 	for _, id := range ids {
 		r, err := l.opt.Store.Get(id)
 		if err != nil {
@@ -293,15 +308,16 @@ func (l *Log) repay(ids []string) {
 			l.failed("store", err)
 			continue
 		}
-		l.send(r)
+		l.send(w, r)
 	}
+	l.flush()
 }
 
-func (l *Log) send(r *Record) {
+func (l *Log) send(w *writer, r *Record) {
 	if len(l.opt.Sinks) == 0 {
 		return
 	}
-	e := newEvent(r, l.opt.Masker)
+	e := w.event.of(r, l.opt.Masker)
 	for _, s := range l.opt.Sinks {
 		if err := s.Write(e); err != nil {
 			l.failed("sink", err)
@@ -309,10 +325,18 @@ func (l *Log) send(r *Record) {
 	}
 }
 
+func (l *Log) flush() {
+	for _, s := range l.opt.Sinks {
+		if err := s.Flush(); err != nil {
+			l.failed("sink", err)
+		}
+	}
+}
+
 // record renders a decision.
-func (l *Log) record(a *asked) *Record {
+func (l *Log) record(r *Record, a *asked) {
 	d := &a.decision
-	r := &Record{
+	*r = Record{
 		ID: d.ID, Time: d.Time.UTC(), Node: l.opt.Node, PolicyRevision: d.PolicyRevision, Revision: a.question.Call.Revision, Engine: l.opt.Engine,
 		EntryPoint: d.EntryPoint, Named: a.question.Entrypoint != "", Document: a.question.Document, TookNS: a.took.Nanoseconds(), RequestedBy: a.question.Call.Source,
 		Principal: a.question.Call.Principal, RequestID: a.question.Call.RequestID, Trace: ParseTrace(a.question.Call.Trace), Labels: l.opt.Labels,
@@ -329,7 +353,9 @@ func (l *Log) record(a *asked) *Record {
 			l.opt.Logger.Error("the input of a decision cannot be kept", "decision_id", r.ID, "error", err)
 		}
 	}
-	if r.InputBytes = len(input); r.InputBytes <= l.opt.MaxInput {
+	// What nobody came to read may be anything; a record has to stay JSON.
+	readable := len(input) > 0 && (a.question.Input != nil || !d.Missed || jsontext.Value(input).IsValid(lax))
+	if r.InputBytes = len(input); r.InputBytes <= l.opt.MaxInput && readable {
 		r.Input, r.InputBytes = input, 0
 	}
 	if d.Chance != nil {
@@ -339,7 +365,6 @@ func (l *Log) record(a *asked) *Record {
 		}
 		r.Chance = chance
 	}
-	return r
 }
 
 // fill takes from an input of the registry what its call does not say.

@@ -1,13 +1,9 @@
 package decision
 
 import (
-	"bytes"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
-
-	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Masked stands where a value has been taken out.
@@ -122,161 +118,31 @@ func Mask(input []byte) []byte {
 // place of what is masked, and the pointers where something was. What is null
 // or empty stays as it is. A document that is not JSON is masked as a whole.
 func (m *Masker) Mask(name string, document []byte) (out []byte, masked []string) {
-	w := &walk{from: jsontext.NewDecoder(bytes.NewReader(document), lax), to: &bytes.Buffer{}}
-	w.into = jsontext.NewEncoder(w.to, lax)
-	if err := w.value(m.root.next(nil, name), "/"+name); err != nil {
-		return []byte(`"` + Masked + `"`), []string{"/" + name}
-	}
-	return bytes.TrimSuffix(w.to.Bytes(), []byte("\n")), w.masked
+	var c cuts
+	m.cut(&c, name, document)
+	return c.append(nil), c.pointers()
+}
+
+// masks reports whether there is anything to mask in such a document.
+func (m *Masker) masks(name string) bool {
+	var room [2]*mask
+	return len(m.root.next(room[:0], []byte(name))) > 0
 }
 
 // Secrets lists the texts that Mask takes out of the document.
 func (m *Masker) Secrets(name string, document []byte) []string {
-	w := &walk{from: jsontext.NewDecoder(bytes.NewReader(document), lax), to: &bytes.Buffer{}}
-	w.into = jsontext.NewEncoder(w.to, lax)
-	_ = w.value(m.root.next(nil, name), "/"+name) // as far as it can be read
-	return w.secrets
+	var c cuts
+	m.cut(&c, name, document)
+	return c.texts()
 }
 
-var lax = jsontext.AllowDuplicateNames(true)
-
-// next appends the places that the name leads to.
-func (p *mask) next(to []*mask, name string) []*mask {
-	for _, key := range [2]string{strings.ToLower(name), "*"} {
-		if n := p.below[key]; n != nil {
-			to = append(to, n)
-		}
-		if name == "*" {
-			break
-		}
+// next appends the places that the name, in lower case, leads to.
+func (p *mask) next(to []*mask, name []byte) []*mask {
+	if n := p.below[string(name)]; n != nil {
+		to = append(to, n)
+	}
+	if n := p.below["*"]; n != nil && string(name) != "*" {
+		to = append(to, n)
 	}
 	return to
-}
-
-type walk struct {
-	from    *jsontext.Decoder
-	into    *jsontext.Encoder
-	to      *bytes.Buffer
-	masked  []string
-	secrets []string
-}
-
-func (w *walk) value(places []*mask, pointer string) error {
-	for _, p := range places {
-		if p.all {
-			return w.hide(pointer)
-		}
-	}
-	kind := w.from.PeekKind()
-	for _, p := range places {
-		if p.query && kind == '"' {
-			return w.hideParams(pointer)
-		}
-	}
-	if len(places) == 0 || (kind != '{' && kind != '[') {
-		v, err := w.from.ReadValue()
-		if err != nil {
-			return err
-		}
-		return w.into.WriteValue(v)
-	}
-	return w.members(places, pointer, kind)
-}
-
-func (w *walk) members(places []*mask, pointer string, kind jsontext.Kind) error {
-	if err := w.copyToken(); err != nil {
-		return err
-	}
-	for i := 0; ; i++ {
-		switch w.from.PeekKind() {
-		case '}', ']':
-			return w.copyToken()
-		}
-		name := fmt.Sprint(i)
-		if kind == '{' {
-			t, err := w.from.ReadToken()
-			if err != nil {
-				return err
-			}
-			name = t.String()
-			if err := w.into.WriteToken(jsontext.String(name)); err != nil {
-				return err
-			}
-		}
-		var next []*mask
-		for _, p := range places {
-			next = p.next(next, name)
-		}
-		if err := w.value(next, string(jsontext.Pointer(pointer).AppendToken(name))); err != nil {
-			return err
-		}
-	}
-}
-
-func (w *walk) copyToken() error {
-	t, err := w.from.ReadToken()
-	if err != nil {
-		return err
-	}
-	return w.into.WriteToken(t)
-}
-
-func (w *walk) hide(pointer string) error {
-	v, err := w.from.ReadValue()
-	if err != nil {
-		return err
-	}
-	switch string(v) {
-	case `""`, `null`, `{}`, `[]`:
-		return w.into.WriteValue(v)
-	}
-	w.masked = append(w.masked, pointer)
-	w.collect(v)
-	return w.into.WriteToken(jsontext.String(Masked))
-}
-
-// hideParams takes the credentials out of the query of a path.
-func (w *walk) hideParams(pointer string) error {
-	t, err := w.from.ReadToken()
-	if err != nil {
-		return err
-	}
-	path, query, has := strings.Cut(t.String(), "?")
-	if !has {
-		return w.into.WriteToken(jsontext.String(path))
-	}
-	params, hidden := strings.FieldsFunc(query, func(r rune) bool { return r == '&' || r == ';' }), false
-	for i, param := range params {
-		name, value, _ := strings.Cut(param, "=")
-		plain, err := url.QueryUnescape(name)
-		// A URL within the query has one of its own.
-		if value == "" || (err == nil && !secretParams[strings.ToLower(plain)] && !strings.Contains(value, "=")) {
-			continue
-		}
-		hidden = true
-		w.secrets = append(w.secrets, value)
-		if plain, err := url.QueryUnescape(value); err == nil && plain != value {
-			w.secrets = append(w.secrets, plain)
-		}
-		params[i] = name + "=" + Masked
-	}
-	if !hidden {
-		return w.into.WriteToken(jsontext.String(path + "?" + query))
-	}
-	w.masked = append(w.masked, pointer)
-	return w.into.WriteToken(jsontext.String(path + "?" + strings.Join(params, "&")))
-}
-
-// collect keeps the texts of what was hidden.
-func (w *walk) collect(v jsontext.Value) {
-	d := jsontext.NewDecoder(bytes.NewReader(v), lax)
-	for {
-		t, err := d.ReadToken()
-		if err != nil {
-			return
-		}
-		if t.Kind() == '"' {
-			w.secrets = append(w.secrets, t.String())
-		}
-	}
 }

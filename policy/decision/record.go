@@ -102,14 +102,6 @@ func (r *Record) MadeBy(rev *policy.Revision) bool {
 	return rev.Number == r.PolicyRevision && (r.PolicyDigest == "" || rev.Digest == r.PolicyDigest)
 }
 
-func (r *Record) encode() ([]byte, error) {
-	b, err := json.Marshal(r)
-	if err != nil {
-		return nil, fmt.Errorf("the record of decision %s cannot be written: %w", r.ID, err)
-	}
-	return b, nil
-}
-
 func decode(b []byte) (*Record, error) {
 	r := new(Record)
 	if err := json.Unmarshal(b, r); err != nil {

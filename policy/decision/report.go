@@ -2,6 +2,7 @@ package decision
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/hex"
@@ -111,19 +112,21 @@ func WithoutRules(r *Record) *Explanation {
 // made from it: as they stand in it, without their scheme, and the parts of a
 // JWT, also decoded.
 func (m *Masker) Hide(name string, document []byte) func(string) string {
+	return hider(m.Secrets(name, document))
+}
+
+func hider(secrets []string) func(string) string {
 	var texts []string
 	add := func(s string) {
 		if len(s) < 4 { // would take the text apart and hide nothing
 			return
 		}
 		texts = append(texts, s)
-		if quoted, err := json.Marshal(s); err == nil {
-			if inner := string(quoted[1 : len(quoted)-1]); inner != s {
-				texts = append(texts, inner)
-			}
+		if quoted := quote(nil, s); len(quoted) != len(s)+2 {
+			texts = append(texts, string(quoted[1:len(quoted)-1]))
 		}
 	}
-	for _, secret := range m.Secrets(name, document) {
+	for _, secret := range secrets {
 		add(secret)
 		for _, word := range strings.Fields(secret) {
 			add(word)
@@ -136,12 +139,14 @@ func (m *Masker) Hide(name string, document []byte) func(string) string {
 		}
 	}
 	// The longest first: one may be a part of another.
-	slices.SortFunc(texts, func(a, b string) int { return len(b) - len(a) })
-	var pairs []string
-	for _, t := range slices.Compact(texts) {
-		pairs = append(pairs, t, Masked)
+	slices.SortStableFunc(texts, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
+	texts = slices.Compact(texts)
+	return func(s string) string {
+		for _, t := range texts {
+			s = strings.ReplaceAll(s, t, Masked)
+		}
+		return s
 	}
-	return strings.NewReplacer(pairs...).Replace
 }
 
 // decoded adds what a part of a credential may be shown as: the signature of a

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -103,10 +104,11 @@ func parseHead(h []byte, at int64) block {
 	}
 }
 
-// seal gives the bytes of a block that will stand at the end of the segment.
-func (s *segment) seal(key cipher.AEAD, b block, plain []byte) []byte {
+// seal gives the bytes of a block that will stand at the end of the segment,
+// in the memory given where that is enough.
+func (s *segment) seal(room []byte, key cipher.AEAD, b block, plain []byte) []byte {
 	b.at, b.sealed = s.size, uint32(len(plain)+key.Overhead())
-	out := make([]byte, blockHead+nonceSize, blockHead+nonceSize+int(b.sealed))
+	out := slices.Grow(room, blockHead+nonceSize+int(b.sealed))[:blockHead+nonceSize]
 	binary.BigEndian.PutUint32(out, b.sealed)
 	binary.BigEndian.PutUint32(out[4:], b.records)
 	binary.BigEndian.PutUint64(out[8:], uint64(b.first))

@@ -1,6 +1,7 @@
 package decision
 
 import (
+	"errors"
 	"io"
 
 	"github.com/DeRuina/timberjack"
@@ -31,11 +32,17 @@ func (c *Console) Write(e *Event) error {
 	return err
 }
 
+// Flush implements [Sink].
+func (c *Console) Flush() error { return nil }
+
 // Close implements [Sink].
 func (c *Console) Close() error { return nil }
 
 // Lines is a sink that writes each event in full as one line of JSON.
-type Lines struct{ To io.Writer }
+type Lines struct {
+	To      io.Writer
+	waiting []byte
+}
 
 // NewFile gives a sink of whole events in a file, which is replaced by a new
 // one when it has grown to the size. Up to keep old ones stay, compressed. The
@@ -50,18 +57,31 @@ func NewFile(name string, size int64, keep int) (*Lines, error) {
 
 // Write implements [Sink].
 func (l *Lines) Write(e *Event) error {
-	b, err := e.JSON()
-	if err != nil {
-		return err
+	b, err := e.JSON(), error(nil)
+	if len(l.waiting)+len(b) >= maxKept { // a file takes no more at once than it may hold
+		err = l.Flush()
 	}
-	_, err = l.To.Write(append(b[:len(b):len(b)], '\n'))
+	l.waiting = append(append(l.waiting, b...), '\n')
+	return err
+}
+
+// Flush implements [Sink].
+func (l *Lines) Flush() error {
+	if len(l.waiting) == 0 {
+		return nil
+	}
+	_, err := l.To.Write(l.waiting)
+	if l.waiting = l.waiting[:0]; cap(l.waiting) > 4*maxKept {
+		l.waiting = nil
+	}
 	return err
 }
 
 // Close implements [Sink].
 func (l *Lines) Close() error {
+	err := l.Flush()
 	if c, ok := l.To.(*timberjack.Logger); ok {
-		return c.Close()
+		return errors.Join(err, c.Close())
 	}
-	return nil
+	return err
 }

@@ -52,6 +52,8 @@ type Store struct {
 	segments []*segment // oldest first; the last one is written to
 	file     *os.File
 	plain    []byte // records of the block that is not written yet
+	packed   []byte // of the block before, as memory to use again
+	sealed   []byte // the same
 	open     block
 	bytes    int64
 	closed   bool
@@ -120,24 +122,20 @@ func (s *Store) load() error {
 // Append keeps the records, in memory until the block is full or flushed.
 func (s *Store) Append(records ...*Record) error {
 	var errs []error
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, r := range records {
-		b, err := r.encode()
-		if err != nil {
-			errs = append(errs, &lostError{1, err})
-			continue
-		}
-		errs = append(errs, s.append(r.ID, r.Time, b))
+		errs = append(errs, s.append(r))
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Store) append(id string, at time.Time, record []byte) error {
-	ms, ok := idTime(id)
+// append is called with mu held.
+func (s *Store) append(r *Record) error {
+	ms, ok := idTime(r.ID)
 	if !ok {
-		ms = at.UnixMilli()
+		ms = r.Time.UnixMilli()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.closed {
 		return &lostError{1, errClosed}
 	}
@@ -146,8 +144,7 @@ func (s *Store) append(id string, at time.Time, record []byte) error {
 	}
 	s.open.records++
 	s.open.first, s.open.last = min(s.open.first, ms), max(s.open.last, ms)
-	s.plain = append(binary.AppendUvarint(s.plain, uint64(len(record))), record...)
-	if len(s.plain) < fullBlock {
+	if s.plain = r.frame(s.plain); len(s.plain) < fullBlock {
 		return nil
 	}
 	return s.flush()
@@ -172,12 +169,14 @@ func (s *Store) flush() error {
 		return nil
 	}
 	g := s.segments[len(s.segments)-1]
-	sealed := g.seal(s.key, s.open, s.zip.EncodeAll(s.plain, nil))
+	s.packed = s.zip.EncodeAll(s.plain, s.packed[:0])
+	s.sealed = g.seal(s.sealed[:0], s.key, s.open, s.packed)
+	sealed := s.sealed
 	b := parseHead(sealed, g.size)
 	lost := s.open.records
 	s.open = block{}
 	if s.plain = s.plain[:0]; cap(s.plain) > 8*fullBlock {
-		s.plain = nil
+		s.plain, s.packed, s.sealed = nil, nil, nil
 	}
 	if _, err := s.file.WriteAt(sealed, g.size); err != nil {
 		return &lostError{lost, err}

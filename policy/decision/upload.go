@@ -114,10 +114,7 @@ func (u *Upload) wait() { u.metrics.waiting.Set(float64(int64(u.bytes) + u.spill
 
 // Write implements [Sink]. It never waits for the service.
 func (u *Upload) Write(e *Event) error {
-	b, err := e.JSON()
-	if err != nil {
-		return err
-	}
+	b := bytes.Clone(e.JSON())
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	defer u.wait()
@@ -149,6 +146,9 @@ func (u *Upload) Write(e *Event) error {
 	}
 	return nil
 }
+
+// Flush implements [Sink].
+func (u *Upload) Flush() error { return nil }
 
 // keep puts a refusal on disk. It is called with mu held.
 func (u *Upload) keep(event []byte) error {
