@@ -95,14 +95,14 @@ func (c *call) tell(id string, active *policy.Revision, ask *rego.Ask, a *rego.A
 	switch {
 	case err == nil:
 		d.Allow, d.Result, q.Raw = a.Yes, a.Result, a.Input
-		if d.Chance = a.Chance; d.Chance != nil {
-			d.Time = a.Time
+		if d.Chance = a.Chance; a.Time.After(began) { // not one that was remembered, for which no time matters
+			d.Time = a.Time.UTC()
 		}
 		if !a.Yes {
 			d.Reasons, d.Cause = []string{a.Name + because(a)}, policy.NotAllowed
 		}
 	case topdown.IsError(err):
-		_, q.Raw, _ = ask.Envelope.Open(ask.Body)
+		_, q.Raw, _ = ask.Envelope.Open(ask.Body) // it was read before
 		d.Reasons, d.Missed = []string{err.Error()}, topdown.IsCancel(err)
 		if !d.Missed {
 			d.Cause = policy.Failed

@@ -36,6 +36,7 @@ type place struct {
 	query    ast.Body
 	compiler ast.QueryCompiler
 	pure     bool // the same input has the same answer
+	chance   bool // it may differ for the same input at the same time
 	ruled    bool // there are rules for it
 	err      error
 }
@@ -109,7 +110,7 @@ func (e *Engine) Document(ctx context.Context, rev *policy.Revision, ask *Ask) (
 	if err != nil {
 		return nil, err
 	}
-	result, err := e.supervise(ctx, e.asked, s, doc.name, func() any { return e.fetch(ctx, s, doc, input, strict) })
+	result, err := e.supervise(ctx, e.asked, s, doc.name, func() any { return e.fetch(ctx, s, doc, time.Now(), nil, input, strict) })
 	if err != nil {
 		return nil, err
 	}
@@ -137,11 +138,12 @@ func (e *Engine) forQuery(ctx context.Context, rev *policy.Revision) (*set, erro
 }
 
 // fetch evaluates on the worker's goroutine and gives an *Answer or an error.
-func (e *Engine) fetch(ctx context.Context, s *set, doc *place, input ast.Value, strict bool) (result any) {
+// Chance holds the results of an earlier evaluation that this one repeats; nil
+// where it repeats none.
+func (e *Engine) fetch(ctx context.Context, s *set, doc *place, now time.Time, chance ndb.NDBCache, input ast.Value, strict bool) (result any) {
 	defer e.recovered(&result)
 	c := startClock(e.options.Limit)
 	defer c.stop()
-	now := time.Now()
 	query := topdown.NewQuery(doc.query).
 		WithQueryCompiler(doc.compiler).
 		WithCompiler(s.compiler).
@@ -154,8 +156,10 @@ func (e *Engine) fetch(ctx context.Context, s *set, doc *place, input ast.Value,
 		WithStackTraces(true).
 		WithCancel(c).
 		WithTime(now)
-	chance := ndb.NDBCache{}
-	if !doc.pure {
+	if chance == nil && doc.chance {
+		chance = ndb.NDBCache{}
+	}
+	if chance != nil {
 		query.WithNDBuiltinCache(chance)
 	}
 	if input != nil {
@@ -273,7 +277,8 @@ func (s *set) newPlace(ref ast.Ref, err error) *place {
 	if d.query, d.err = d.compiler.Compile(body); d.err != nil {
 		return d
 	}
-	d.pure = !s.readsOf(d.ref).impure
+	reads := s.readsOf(d.ref)
+	d.pure, d.chance = !reads.impure, reads.chance
 	d.ruled = len(s.compiler.GetRulesForVirtualDocument(d.ref)) > 0
 	return d
 }

@@ -201,6 +201,43 @@ allow if time.now_ns() > 0
 	}
 }
 
+// A document that was asked for comes out again as it was then: what depends
+// on the time alone by the time on record, and the rest by what was recorded.
+func TestDocumentsAreReplayedAsOfThen(t *testing.T) {
+	e := engine(t)
+	rev := revision(t, "a.rego", `package a
+roll := {"roll": rand.intn("roll", 1000000), "now": time.now_ns()}
+clock := {"now": time.now_ns(), "token": io.jwt.decode_verify(input.token, {"secret": "s"})}
+`)
+	input := []byte(`{"token":"` + jwt(map[string]any{"ok": true}) + `"}`)
+	for path, chance := range map[string]bool{"a/roll": true, "a/clock": false} {
+		seen := map[string]bool{}
+		for range 5 {
+			a, err := e.Document(t.Context(), rev, &Ask{Path: path, Body: input, Envelope: Bare})
+			if err != nil {
+				t.Fatal(err)
+			}
+			past := &policy.Past{Input: input, EntryPoint: path, Time: a.Time, Document: true}
+			if (a.Chance != nil) != chance {
+				t.Errorf("%s: results of built-ins are kept: %v", path, a.Chance != nil)
+			}
+			if a.Chance != nil {
+				if past.Chance, err = a.Chance.MarshalJSON(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			again, err := e.Replay(t.Context(), rev, past)
+			if err != nil || string(again.Result) != string(a.Result) {
+				t.Errorf("%s: %s was replayed as %s, %v", path, a.Result, again.Result, err)
+			}
+			seen[string(a.Result)] = true
+		}
+		if len(seen) < 2 {
+			t.Errorf("%s did not change: %v", path, seen)
+		}
+	}
+}
+
 func TestReplayByAnotherRevision(t *testing.T) {
 	e := engine(t)
 	yes := revision(t, "a.rego", "package api.registry.authz\nallow := true\n")

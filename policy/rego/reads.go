@@ -7,6 +7,7 @@ import "github.com/open-policy-agent/opa/v1/ast"
 type reads struct {
 	input  paths
 	impure bool // an answer may differ for the same input
+	chance bool // and also for the same input at the same time
 }
 
 // paths is a set of paths below input; a path stands for all that is below it.
@@ -86,7 +87,7 @@ func (s *set) looks(rule *ast.Rule) *reads {
 }
 
 func (r *reads) merge(o *reads) {
-	r.impure = r.impure || o.impure
+	r.impure, r.chance = r.impure || o.impure, r.chance || o.chance
 	r.input.merge(&o.input)
 }
 
@@ -126,9 +127,8 @@ func (s *set) visit(rule *ast.Rule, r *reads) {
 
 func (s *set) visitRef(ref ast.Ref, r *reads) {
 	if !ref.HasPrefix(ast.InputRootRef) {
-		if s.catalog.impure[ref.String()] {
-			r.impure = true
-		}
+		name := ref.String()
+		r.impure, r.chance = r.impure || s.catalog.impure[name], r.chance || s.catalog.chance[name]
 		return
 	}
 	var path []string

@@ -23,7 +23,7 @@ func (e *Engine) Replay(ctx context.Context, rev *policy.Revision, past *policy.
 		return d, err
 	}
 	if past.Document {
-		return e.documentAgain(ctx, d, rev, past)
+		return e.documentAgain(ctx, d, rev, past, document, chance)
 	}
 	s, entry, err := e.pastEntry(ctx, rev, past)
 	if err != nil {
@@ -48,17 +48,34 @@ func (e *Engine) Replay(ctx context.Context, rev *policy.Revision, past *policy.
 	return d, nil
 }
 
-// documentAgain asks for a document again. It is as of now: what a document
-// says of the time or of chance is not on record.
-func (e *Engine) documentAgain(ctx context.Context, d policy.Decision, rev *policy.Revision, past *policy.Past) (policy.Decision, error) {
+// documentAgain asks for a document again, as of then.
+func (e *Engine) documentAgain(ctx context.Context, d policy.Decision, rev *policy.Revision, past *policy.Past, input ast.Value, chance ndb.NDBCache) (policy.Decision, error) {
 	d.EntryPoint = past.EntryPoint
-	a, err := e.Document(ctx, rev, &Ask{Path: past.EntryPoint, Main: past.EntryPoint == mainPath, Body: past.Input, Envelope: Bare})
-	if err != nil {
+	refused := func(err error) (policy.Decision, error) {
 		d.Reasons, d.Missed = []string{err.Error()}, fault.Is(err, fault.NotReady) || fault.Is(err, fault.PolicyUnavailable)
 		return d, nil
 	}
+	s, err := e.forQuery(ctx, rev)
+	if err != nil {
+		return refused(err)
+	}
+	doc := s.main
+	if past.EntryPoint != mainPath {
+		doc = s.place(past.EntryPoint)
+	}
+	if doc.err != nil {
+		return refused(doc.err)
+	}
+	result, err := e.supervise(ctx, e.queries, s, doc.name, func() any { return e.fetch(ctx, s, doc, past.Time, chance, input, false) })
+	if failed, ok := result.(error); ok {
+		err = failed
+	}
+	if err != nil {
+		return refused(err)
+	}
+	a := result.(*Answer)
 	if d.Allow, d.Result = a.Yes, a.Result; !a.Yes {
-		d.Reasons = []string{a.Name + " is not true"}
+		d.Reasons = []string{doc.name + " is not true"}
 	}
 	return d, nil
 }

@@ -182,7 +182,7 @@ type entry struct {
 	query     ast.Body
 	compiler  ast.QueryCompiler
 	cacheable bool
-	chance    bool // it may ask for what differs from one evaluation to the next
+	chance    bool // it may ask for what differs from one evaluation to the next at the same time
 	projection
 }
 
@@ -217,7 +217,7 @@ func (s *set) prepare(path string) *entry {
 		return e
 	}
 	reads := s.analyse(path)
-	e.chance = reads.impure
+	e.chance = reads.chance
 	e.cacheable = !reads.impure && !reads.input.covers("time")
 	e.projection = project(&reads.input)
 	return e
