@@ -23,6 +23,7 @@ import (
 	"github.com/muster-registry/muster/registry"
 	"github.com/muster-registry/muster/registry/schema"
 	"github.com/muster-registry/muster/setting"
+	"github.com/muster-registry/muster/trace"
 )
 
 // attempts is how often an intent is admitted anew when the state moves
@@ -87,7 +88,9 @@ func New(state func() State, log Log, decider policy.Decider, checker Checker, s
 // Execute admits the intent, proposes it and waits for its result. Errors are
 // faults; only a fault with an unknown outcome leaves open whether the change
 // happened.
-func (g *Gate) Execute(ctx context.Context, in *command.Intent) (*command.Receipt, error) {
+func (g *Gate) Execute(ctx context.Context, in *command.Intent) (receipt *command.Receipt, err error) {
+	ctx, span := trace.Start(trace.WithRequest(ctx, in.RequestId), "admit")
+	defer func() { span.End(err) }()
 	if in.Command == nil || in.Principal == nil {
 		return nil, fault.New(fault.BadRequest, "the intent names no command or no principal")
 	}
@@ -156,7 +159,7 @@ func (g *Gate) admit(ctx context.Context, in *command.Intent, r *round) (cmd *co
 		return nil, nil, fault.New(fault.NotReady, "a restore is in progress; try again when it has ended")
 	}
 	cmd = &command.Command{
-		Principal: in.Principal.Id, Time: time.Now().UnixNano(), RequestId: in.RequestId, TraceId: trace(in.Request),
+		Principal: in.Principal.Id, Time: time.Now().UnixNano(), RequestId: in.RequestId, TraceId: traceID(in.Request),
 		IdempotencyKey: in.IdempotencyKey, RequestDigest: in.RequestDigest, Op: in.Command.Op,
 	}
 	if repeated, err = st.Repeat(cmd); repeated != nil || err != nil {
@@ -345,7 +348,10 @@ func (g *Gate) decideExisting(ctx context.Context, st State, in *command.Intent,
 
 // decide asks the active policy; a refusal is policy_denied with its reasons.
 func (g *Gate) decide(ctx context.Context, st State, in *command.Intent, action policy.Action, res policy.Resource) (policy.Decision, error) {
+	ctx, span := trace.Start(ctx, "decide")
 	d := g.decider.Decide(ctx, st.Policy.Active(), input(in, action, res, st.Revision))
+	span.Note("decision_id", d.ID)
+	span.End(nil)
 	if d.Allow {
 		return d, nil
 	}

@@ -171,7 +171,11 @@ func (c *Cluster) startRaft() error {
 	}
 	c.trans = c.newTransport(c.port)
 	c.spawn(c.trans.filter)
-	c.raft, err = raft.NewRaft(rc, c.machine, &cache{LogStore: c.journal}, c.store, c.snaps, c.trans)
+	var machine raft.FSM = c.machine
+	if c.cfg.Tracer != nil {
+		machine = timedMachine{c.machine}
+	}
+	c.raft, err = raft.NewRaft(rc, machine, &cache{LogStore: c.journal}, c.store, c.snaps, c.trans)
 	if err != nil {
 		_ = c.trans.Close()
 		return fault.Wrap(fault.Internal, err, "Raft cannot start from %s", c.cfg.DataDir)

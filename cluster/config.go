@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/trace"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -46,6 +47,7 @@ type Config struct {
 
 	Logger     *slog.Logger          // default: slog.Default
 	Registerer prometheus.Registerer // nil: metrics are counted, not registered
+	Tracer     *trace.Tracer         // nil: nothing is traced
 	// Dial opens outgoing connections to peer ports. Default: a net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/muster-registry/muster/cluster/wire"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -51,11 +52,15 @@ func (p *peers) callSoon(ctx, soon context.Context, id, address, method string, 
 		e.RetryAfter = time.Second
 		return nil, e
 	}
-	call := &wire.Call{Method: method, Payload: payload, Hop: hop}
+	ctx, span := trace.Ask(ctx, "call "+method)
+	span.Note("peer", id)
+	call := &wire.Call{Method: method, Payload: payload, Hop: hop, Traceparent: trace.Parent(ctx), RequestId: trace.Request(ctx)}
 	if deadline, ok := ctx.Deadline(); ok {
 		call.Timeout = uint64(max(time.Until(deadline).Microseconds(), 1))
 	}
-	return s.call(ctx, call)
+	reply, err := s.call(ctx, call)
+	span.End(err)
+	return reply, err
 }
 
 // stream returns the living stream to a node or makes one. Concurrent callers

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/trace"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 )
@@ -37,6 +38,8 @@ type proposal struct {
 	bytes  []byte // a marshalled command.Command
 	state  atomic.Int32
 	result chan command.Result
+
+	began, ended time.Time // of the batch's Apply, where that is traced
 }
 
 // Propose puts a command into the log and returns its receipt once it has been
@@ -44,7 +47,9 @@ type proposal struct {
 // error of the machine passes through as it is. When the leadership or the
 // context ends after the command was handed to Raft, the outcome is unknown
 // and the error says so.
-func (c *Cluster) Propose(ctx context.Context, cmd *command.Command) (*command.Receipt, error) {
+func (c *Cluster) Propose(ctx context.Context, cmd *command.Command) (receipt *command.Receipt, err error) {
+	ctx, span := trace.Start(ctx, "propose")
+	defer func() { span.End(err) }()
 	if c.serving() == nil {
 		return nil, noLeader("this node does not lead the cluster")
 	}
@@ -65,6 +70,7 @@ func (c *Cluster) Propose(ctx context.Context, cmd *command.Command) (*command.R
 	}
 	select {
 	case r := <-p.result:
+		trace.Past(ctx, "apply", p.began, p.ended)
 		return r.Receipt, r.Err
 	case <-ctx.Done():
 	case <-c.done:
@@ -151,7 +157,14 @@ func deliver(future raft.ApplyFuture, batch []*proposal) {
 	var results []command.Result
 	if err == nil {
 		var ok bool
-		if results, ok = future.Response().([]command.Result); !ok || len(results) != len(batch) {
+		response := future.Response()
+		if timed, is := response.(timedResults); is {
+			response = timed.results
+			for _, p := range batch {
+				p.began, p.ended = timed.began, timed.ended
+			}
+		}
+		if results, ok = response.([]command.Result); !ok || len(results) != len(batch) {
 			err = errors.New("the machine did not answer each command of the batch")
 		}
 	}
@@ -174,4 +187,24 @@ func fate(err error) error {
 		return noLeader("the leader's log was too busy to take the change; nothing was changed")
 	}
 	return fault.Lost(fault.NoLeader, err, "the leadership was lost while the change was being replicated; it may have happened")
+}
+
+// timedMachine is a machine whose results tell when they were applied: the
+// goroutine that applies knows of no request.
+type timedMachine struct{ Machine }
+
+type timedResults struct {
+	results      any
+	began, ended time.Time
+}
+
+// ApplyBatch implements raft.BatchingFSM.
+func (m timedMachine) ApplyBatch(logs []*raft.Log) []any {
+	began := time.Now()
+	out := m.Machine.ApplyBatch(logs)
+	ended := time.Now()
+	for i := range out {
+		out[i] = timedResults{results: out[i], began: began, ended: ended}
+	}
+	return out
 }

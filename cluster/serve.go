@@ -11,6 +11,7 @@ import (
 
 	"github.com/muster-registry/muster/cluster/wire"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
@@ -120,10 +121,11 @@ func (s *service) Exchange(exchange wire.Peer_ExchangeServer) error {
 // answer runs one call that came from another node.
 func (s *service) answer(ctx context.Context, from, cluster string, call *wire.Call) (reply *wire.Reply) {
 	reply = &wire.Reply{Id: call.Id}
+	ctx = trace.WithRequest(ctx, call.RequestId)
 	defer func() {
 		if r := recover(); r != nil {
 			// A request must not end the node; what the handler did is unknown.
-			s.c.log.Error("a peer call panicked", "method", call.Method, "panic", r, "stack", string(debug.Stack()))
+			s.c.log.ErrorContext(ctx, "a peer call panicked", "method", call.Method, "panic", r, "stack", string(debug.Stack()))
 			reply.Payload, reply.Fault = nil, toWire(fault.Lost(fault.Internal, fmt.Errorf("%v", r), "the node failed to handle the request; its log says why"))
 		}
 	}()
@@ -133,12 +135,15 @@ func (s *service) answer(ctx context.Context, from, cluster string, call *wire.C
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	payload, err := s.c.admit(ctx, from, cluster, call)
+	traced, span := s.c.cfg.Tracer.Serve(ctx, call.Traceparent, "serve "+call.Method)
+	span.Note("request_id", call.RequestId)
+	payload, err := s.c.admit(traced, from, cluster, call)
+	span.End(err)
 	switch {
 	case err != nil:
 		e := fault.From(err)
 		if e.Code == fault.Internal {
-			s.c.log.Error("a peer call failed", "method", call.Method, "from", from, "error", err)
+			s.c.log.ErrorContext(ctx, "a peer call failed", "method", call.Method, "from", from, "error", err)
 		}
 		reply.Fault = toWire(e)
 	case len(payload) > maxPayload:

@@ -41,6 +41,7 @@ type Config struct {
 	Quota     QuotaSettings     `yaml:"quota"`
 	Raft      RaftSettings      `yaml:"raft"`
 	Audit     AuditSettings     `yaml:"audit"`
+	Tracing   TracingSettings   `yaml:"tracing"`
 	Log       LogSettings       `yaml:"log"`
 
 	Secrets Secrets `yaml:"-"`
@@ -164,10 +165,11 @@ type LogSettings struct {
 
 // Secrets are the values of the settings that name secrets, read by [Load].
 type Secrets struct {
-	GossipKey     []byte
-	OperatorToken string // empty: only certificates and stored tokens are accepted
-	GitWebhook    string // empty: no webhook is believed
-	RedisPassword string // of the quotas; empty: none
+	GossipKey      []byte
+	OperatorToken  string // empty: only certificates and stored tokens are accepted
+	GitWebhook     string // empty: no webhook is believed
+	RedisPassword  string // of the quotas; empty: none
+	TracingHeaders string // sent to the collector of spans; empty: none
 }
 
 // Off is the listening address that turns a listener off.
@@ -192,8 +194,8 @@ func Defaults() *Config {
 			HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond, LeaderLease: 500 * time.Millisecond,
 			SnapshotInterval: 30 * time.Second, SnapshotThreshold: 65_536, TrailingLogs: 16_384,
 		},
-		Audit: auditDefaults(),
-		Log:   LogSettings{Level: "info", Format: "text"},
+		Audit: auditDefaults(), Tracing: tracingDefaults(),
+		Log: LogSettings{Level: "info", Format: "text"},
 	}
 }
 
@@ -201,8 +203,8 @@ func Defaults() *Config {
 // paths in it are relative to the file's folder. The secrets come from the
 // file or, by env, from MUSTER_GOSSIP_KEY, MUSTER_GOSSIP_KEY_FILE, MUSTER_OPERATOR_TOKEN,
 // MUSTER_OPERATOR_TOKEN_FILE, MUSTER_GIT_WEBHOOK_SECRET,
-// MUSTER_GIT_WEBHOOK_SECRET_FILE, MUSTER_REDIS_PASSWORD and
-// MUSTER_REDIS_PASSWORD_FILE, which win over the file, as do
+// MUSTER_GIT_WEBHOOK_SECRET_FILE, MUSTER_REDIS_PASSWORD,
+// MUSTER_REDIS_PASSWORD_FILE, MUSTER_TRACING_HEADERS and MUSTER_TRACING_HEADERS_FILE, which win over the file, as do
 // MUSTER_QUOTA_REQUESTS_PER_SECOND and MUSTER_QUOTA_BURST_CAPACITY. The error holds one
 // sentence per mistake, each of which says what to do.
 func Load(path string, env func(string) string) (*Config, error) {
@@ -219,7 +221,7 @@ func Load(path string, env func(string) string) (*Config, error) {
 		return nil, err
 	}
 	for _, p := range append(c.Policy.DecisionLog.paths(),
-		&c.DataDir, c.Audit.file(), &c.GossipKeyFile, &c.OperatorTokenFile, &c.Quota.RedisPasswordFile,
+		&c.DataDir, c.Audit.file(), &c.GossipKeyFile, &c.OperatorTokenFile, &c.Quota.RedisPasswordFile, &c.Tracing.CA, &c.Tracing.HeadersFile,
 		&c.Policy.Git.TokenFile, &c.Policy.Git.CAFile, &c.Policy.Git.SSHKeyFile, &c.Policy.Git.KnownHostsFile, &c.Policy.Git.WebhookSecretFile,
 		&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key, &c.TLS.ControlCert, &c.TLS.ControlKey,
 	) {
@@ -278,6 +280,9 @@ func (c *Config) readSecrets(env func(string) string) error {
 		return err
 	}
 	if c.Secrets.GitWebhook, err = secret(env, "MUSTER_GIT_WEBHOOK_SECRET", "policy.git.webhook_secret_file", "", c.Policy.Git.WebhookSecretFile); err != nil {
+		return err
+	}
+	if c.Secrets.TracingHeaders, err = secret(env, "MUSTER_TRACING_HEADERS", "tracing.headers_file", "", c.Tracing.HeadersFile); err != nil {
 		return err
 	}
 	c.Secrets.RedisPassword, err = secret(env, "MUSTER_REDIS_PASSWORD", "quota.redis_password_file", "", c.Quota.RedisPasswordFile)

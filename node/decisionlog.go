@@ -158,7 +158,8 @@ func (n *Node) sinks(dir string, m *decision.Metrics) (sinks []decision.Sink, er
 			return nil, err
 		}
 		up, err := decision.NewUpload(decision.UploadOptions{
-			URL: s.HTTP.URL, TokenFile: s.HTTP.TokenFile, TLS: cfg, SpillFile: filepath.Join(dir, "upload", "refusals"),
+			Tracer: n.tracer,
+			URL:    s.HTTP.URL, TokenFile: s.HTTP.TokenFile, TLS: cfg, SpillFile: filepath.Join(dir, "upload", "refusals"),
 			Buffer: int(s.HTTP.Buffer), Spill: int64(s.HTTP.Spill), Timeout: s.HTTP.Timeout, Logger: n.logger,
 		}, m)
 		if err != nil {

@@ -39,6 +39,7 @@ import (
 	"github.com/muster-registry/muster/quota"
 	"github.com/muster-registry/muster/registry/definition"
 	"github.com/muster-registry/muster/setting"
+	"github.com/muster-registry/muster/trace"
 )
 
 // drainTime bounds how long a node that shuts down waits for its callers.
@@ -68,7 +69,8 @@ type Node struct {
 	log       *decision.Log
 	decisions *decision.Store
 	masker    *decision.Masker
-	trail     *audit.Trail // nil: none is kept
+	trail     *audit.Trail  // nil: none is kept
+	tracer    *trace.Tracer // nil: nothing is traced
 
 	signatures *sign.Verifier
 	ruled      chan struct{} // settings may have changed, for a node that insists on one
@@ -94,7 +96,7 @@ type variant struct {
 }
 
 func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, v variant) (err error) {
-	n := &Node{everywhere: v.everywhere, cfg: cfg, version: version, logger: logger.With("node", cfg.NodeID), policies: make(chan *fsm.View, 1), ruled: make(chan struct{}, 1)}
+	n := &Node{everywhere: v.everywhere, cfg: cfg, version: version, logger: slog.New(trace.Logs(logger.Handler())).With("node", cfg.NodeID), policies: make(chan *fsm.View, 1), ruled: make(chan struct{}, 1)}
 	certs, err := openCertificates(cfg.TLS, cfg.NodeID, cfg.Cluster.TrustDomain, n.logger)
 	if err != nil {
 		return err
@@ -110,6 +112,11 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 		return err
 	}
 	registry.MustRegister(certs)
+	endTracing, err := n.openTracing(ctx, registry)
+	if err != nil {
+		return err
+	}
+	defer endTracing()
 	if n.machine, err = fsm.Open(filepath.Join(cfg.DataDir, "state"), fsm.Options{}); err != nil {
 		return err
 	}
@@ -156,7 +163,7 @@ func (n *Node) clusterConfig(certs *certificates, reg prometheus.Registerer) clu
 		TrustDomain:     c.Cluster.TrustDomain, Credentials: certs.peer,
 		Meta:        map[string]string{"control": c.Advertise.Control, "version": n.version},
 		StatusExtra: n.statusExtra, OnRefused: n.refusedPeer,
-		Logger: n.logger, Registerer: reg,
+		Logger: n.logger, Registerer: reg, Tracer: n.tracer,
 		Timing: cluster.Timing{
 			Heartbeat: c.Raft.HeartbeatTimeout, Election: c.Raft.ElectionTimeout, Lease: c.Raft.LeaderLease,
 			// A follower hears of a commit with the next entries, or after this.
@@ -345,13 +352,14 @@ func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server,
 		ParseBundle: func(b []byte) (*policy.Push, error) { return rego.ParseBundle(b, int64(lim.Definition), n.signatures) },
 		Signatures:  n.signatures,
 		Diff:        n.engine.Diff,
+		Traced:      n.tracer != nil,
 		Health:      certs.health,
 		Observe:     n.metrics.observe, WebhookSecret: []byte(n.cfg.Secrets.GitWebhook),
 	})
 	if err != nil {
 		return nil, err
 	}
-	control := &server{Server: n.httpServer(n.cfg.Listen.Control, api), secure: !n.cfg.Insecure}
+	control := &server{Server: n.httpServer(n.cfg.Listen.Control, n.tracer.Handler(api)), secure: !n.cfg.Insecure}
 	control.TLSConfig = certs.control()
 	if n.cfg.Insecure {
 		n.logger.Warn("insecure is set: the control port speaks plain HTTP, and tokens can be read on the wire")

@@ -32,7 +32,7 @@ func (n *Node) policyServer(who *identity.Authenticator, certs *certificates, re
 	api, err := opa.New(backend{n}, n.engine, who, opa.Options{
 		Logger: n.logger, Version: n.version, MaxBody: int64(lim.Body), MaxPolicy: int64(lim.Definition),
 		MaxInFlight: int64(lim.InFlight), MaxStaleness: n.cfg.Isolation.MaxStaleness,
-		Decided: n.log, Refused: n.refusedCall,
+		Traced: n.tracer != nil, Decided: n.log, Refused: n.refusedCall,
 		Observe: func(handler, method string, status int, elapsed time.Duration) {
 			seconds.WithLabelValues(strconv.Itoa(status), handler, knownMethod(method)).Observe(elapsed.Seconds())
 		},
@@ -40,7 +40,7 @@ func (n *Node) policyServer(who *identity.Authenticator, certs *certificates, re
 	if err != nil {
 		return nil, err
 	}
-	s := &server{Server: n.httpServer(n.cfg.Listen.Policy, api), secure: !n.cfg.Insecure}
+	s := &server{Server: n.httpServer(n.cfg.Listen.Policy, n.tracer.Handler(api)), secure: !n.cfg.Insecure}
 	s.TLSConfig = certs.control()
 	return s, nil
 }

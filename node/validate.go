@@ -51,6 +51,7 @@ func (c *Config) validate() error {
 	errs = append(errs, c.validateGit()...)
 	errs = append(errs, c.Policy.DecisionLog.validate()...)
 	errs = append(errs, c.Audit.validate()...)
+	errs = append(errs, c.Tracing.validate()...)
 	if _, err := egress.Prefixes(c.Webhook.Allow); err != nil {
 		wrong("webhook.allow: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/trace"
 )
 
 // Condition is under which circumstances a change is wanted.
@@ -51,7 +52,7 @@ func (c *Call) Submit(op *command.Command, payload []byte, when Condition) (*com
 		return nil, err
 	}
 	in.Command, in.Payload = op, payload
-	receipt, err := c.door.backend.Submit(c.req.Context(), in)
+	receipt, err := c.door.backend.Submit(trace.WithRequest(c.req.Context(), c.ID), in)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/trace"
 )
 
 // call is one request on its way through this edge. It is the response writer
@@ -30,6 +31,7 @@ type call struct {
 	age   time.Duration // of the state, when the call began
 	who   *identity.Principal
 
+	request  string    // see id
 	decision string    // id of the decision that the answer tells; empty: none
 	headers  [4]string // backing of the header values
 }
@@ -110,13 +112,16 @@ func (c *call) end() {
 	case v == http.ErrAbortHandler: //nolint:errorlint // a sentinel panic value
 		panic(v)
 	}
-	c.api.opt.Logger.Error("panic in a handler", "method", c.r.Method, "path", c.r.URL.Path, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	c.api.opt.Logger.Error("panic in a handler", "request_id", c.id(), "method", c.r.Method, "path", c.r.URL.Path, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	c.fail(fault.New(fault.Internal, "the node failed to handle the request; its log says why"))
 }
 
 // serve does what stands before every handler: readiness, identity, role.
 func (c *call) serve(r *route) {
 	c.route = r
+	if c.api.opt.Traced {
+		trace.Name(c.r.Context(), r.handler, c.id())
+	}
 	if err := c.admit(); err != nil {
 		c.fail(err)
 		return

@@ -19,6 +19,7 @@ import (
 
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/trace"
 )
 
 // attempts is how often a change is made anew because another came first.
@@ -28,7 +29,7 @@ const attempts = 10
 // edit may run several times, each time on a copy of what is active then. Rego
 // that does not compile is refused with the code.
 func (c *call) change(code string, edit func(*policy.Content) error) error {
-	ctx := c.r.Context()
+	ctx := trace.WithRequest(c.r.Context(), c.id())
 	select {
 	case c.api.changing <- struct{}{}:
 		defer func() { <-c.api.changing }()

@@ -85,7 +85,7 @@ func (c *call) tell(id string, active *policy.Revision, ask *rego.Ask, a *rego.A
 	took := time.Since(began)
 	d := &policy.Decision{ID: id, PolicyRevision: c.revision(), Time: began.UTC()}
 	q := &policy.Question{Entrypoint: strings.Trim(ask.Path, "/"), Document: true, Call: policy.Call{
-		RequestID: requestID(c.r.Header.Get("X-Request-Id")), Trace: c.r.Header.Get("Traceparent"), Source: c.source(), Principal: c.who.ID,
+		RequestID: c.known(), Trace: c.r.Header.Get("Traceparent"), Source: c.source(), Principal: c.who.ID,
 		Revision: c.state.Revision,
 	}}
 	if ask.Main {
@@ -118,6 +118,23 @@ func (c *call) tell(id string, active *policy.Revision, ask *rego.Ask, a *rego.A
 	if c.api.opt.Decided != nil {
 		c.api.opt.Decided.Decided(active, q, d, took)
 	}
+}
+
+// known is the request's id where it has one already: making one for every
+// question costs more than it is worth, since each has a decision id.
+func (c *call) known() string {
+	if c.request == "" {
+		c.request = requestID(c.r.Header.Get("X-Request-Id"))
+	}
+	return c.request
+}
+
+// id is the request's id: the caller's or, where that sent none, one made now.
+func (c *call) id() string {
+	if c.known() == "" {
+		c.request = rego.NewID()
+	}
+	return c.request
 }
 
 // requestID takes over what a caller names its request, where that is harmless

@@ -113,7 +113,7 @@ func refuse(err error) *refusal {
 func (c *call) fail(err error) {
 	r := refuse(err)
 	if r.body.Code == types.CodeInternal && !topdown.IsError(err) {
-		c.api.opt.Logger.Error("request failed", "method", c.r.Method, "path", c.r.URL.Path, "err", err)
+		c.api.opt.Logger.Error("request failed", "request_id", c.id(), "method", c.r.Method, "path", c.r.URL.Path, "err", err)
 	}
 	if c.status != 0 {
 		panic(http.ErrAbortHandler)
@@ -124,13 +124,14 @@ func (c *call) fail(err error) {
 		_ = http.NewResponseController(c.w).SetReadDeadline(time.Now().Add(drainTime))
 	}
 	h := c.Header()
+	h.Set("X-Request-Id", c.id())
 	switch r.status {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
 		handler := "catchall"
 		if c.route != nil {
 			handler = c.route.handler
 		}
-		c.api.opt.Refused(c.r, c.who, handler, requestID(c.r.Header.Get("X-Request-Id")), fault.From(err))
+		c.api.opt.Refused(c.r, c.who, handler, c.id(), fault.From(err))
 	}
 	switch r.status {
 	case http.StatusUnauthorized:

@@ -65,6 +65,8 @@ type Options struct {
 	Version string
 	// Decided is told of every answer of the data API; nil: nobody is.
 	Decided policy.Observer
+	// Traced says that requests may belong to a trace, whose step the edge names.
+	Traced bool
 	// Observe is told of every answer; the handler is named as OPA names it.
 	Observe func(handler, method string, status int, elapsed time.Duration)
 	// Refused is told of every call that is about to be answered 401, 403 or

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/registry"
+	"github.com/muster-registry/muster/trace"
 )
 
 // call is one request on its way through this edge. It is the response writer
@@ -86,6 +88,9 @@ func (c *call) end() {
 // that is good.
 func (c *call) serve(route *Route) {
 	c.route = route
+	if c.api.opt.Traced {
+		trace.Name(c.r.Context(), route.ID, c.ID)
+	}
 	if err := c.admit(); err != nil {
 		c.fail(err)
 		return
@@ -94,6 +99,9 @@ func (c *call) serve(route *Route) {
 		c.fail(err)
 	}
 }
+
+// context is the request's, for work whose log lines are to name the request.
+func (c *call) context() context.Context { return trace.WithRequest(c.r.Context(), c.ID) }
 
 func (c *call) admit() error {
 	if c.route.Open {

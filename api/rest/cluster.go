@@ -76,7 +76,7 @@ type RestoreReport struct {
 }
 
 func clusterStatus(c *call) error {
-	status, err := c.api.backend.ClusterStatus(c.r.Context())
+	status, err := c.api.backend.ClusterStatus(c.context())
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ func clusterStatus(c *call) error {
 }
 
 func listMembers(c *call) error {
-	members, err := c.api.backend.Members(c.r.Context())
+	members, err := c.api.backend.Members(c.context())
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func transferLeader(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.api.backend.TransferLeader(c.r.Context(), in, ask.To); err != nil {
+	if err := c.api.backend.TransferLeader(c.context(), in, ask.To); err != nil {
 		return err
 	}
 	c.empty()
@@ -125,7 +125,7 @@ func removeMember(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.api.backend.RemoveMember(c.r.Context(), in, id); err != nil {
+	if err := c.api.backend.RemoveMember(c.context(), in, id); err != nil {
 		return err
 	}
 	c.empty()
@@ -145,7 +145,7 @@ func saveSnapshot(c *call) error {
 	h := c.Header()
 	h.Set("Content-Type", mediaStream)
 	h.Set(noCompression, "1")
-	err := c.api.backend.Snapshot(c.r.Context(), c)
+	err := c.api.backend.Snapshot(c.context(), c)
 	if err != nil {
 		h.Del("Content-Type")
 	}
@@ -174,7 +174,7 @@ func restoreSnapshot(c *call) error {
 	if err != nil {
 		return err
 	}
-	report, err := c.api.backend.Restore(c.r.Context(), in, c.r.Body, dryRun, force)
+	report, err := c.api.backend.Restore(c.context(), in, c.r.Body, dryRun, force)
 	if err != nil {
 		if _, broken := errors.AsType[*http.MaxBytesError](err); broken {
 			return fault.Wrap(fault.TooLarge, err, "the snapshot is larger than this node takes")

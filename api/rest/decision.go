@@ -69,7 +69,7 @@ func getDecision(c *call) error {
 	if len(id) > maxDecisionID || !door.Harmless(id) {
 		return fault.New(fault.BadRequest, "a decision id is what an answer's Muster-Decision-Id says, such as 01a206f8-fefb-70ff-b5b3-526bbdbeae57")
 	}
-	b, err := c.api.backend.Decision(c.r.Context(), id, rules)
+	b, err := c.api.backend.Decision(c.context(), id, rules)
 	if err != nil {
 		return err
 	}

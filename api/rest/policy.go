@@ -38,9 +38,9 @@ func pushPolicy(c *call) error {
 	from := policy.Origin{Signature: push.Signature}
 	var rev *policy.Revision
 	if shadow > 0 {
-		rev, err = c.api.backend.StageShadow(c.r.Context(), in, &push.Content, from, shadow)
+		rev, err = c.api.backend.StageShadow(c.context(), in, &push.Content, from, shadow)
 	} else {
-		rev, err = c.api.backend.StagePolicy(c.r.Context(), in, &push.Content, from, activate)
+		rev, err = c.api.backend.StagePolicy(c.context(), in, &push.Content, from, activate)
 	}
 	if err != nil {
 		return err
@@ -66,7 +66,7 @@ func (c *call) push() (*policy.Push, error) {
 	var signer *policy.Signature
 	if bundle || signature != nil {
 		// A key that was revoked anywhere before this call does not sign any more.
-		if err := c.api.backend.ReadIndex(c.r.Context()); err != nil {
+		if err := c.api.backend.ReadIndex(c.context()); err != nil {
 			return nil, err
 		}
 	}
@@ -193,7 +193,7 @@ func activatePolicy(c *call) error {
 	if err != nil {
 		return err
 	}
-	rev, err := c.api.backend.ActivatePolicy(c.r.Context(), in, number)
+	rev, err := c.api.backend.ActivatePolicy(c.context(), in, number)
 	if err != nil {
 		return err
 	}
@@ -205,7 +205,7 @@ func rollbackPolicy(c *call) error {
 	if err != nil {
 		return err
 	}
-	rev, err := c.api.backend.RollbackPolicy(c.r.Context(), in)
+	rev, err := c.api.backend.RollbackPolicy(c.context(), in)
 	if err != nil {
 		return err
 	}

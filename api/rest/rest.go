@@ -96,6 +96,8 @@ type Options struct {
 	WebhookSecret []byte
 	// Health gives further lines for /readyz?verbose.
 	Health func() []string
+	// Traced says that requests may belong to a trace, whose step the edge names.
+	Traced bool
 	// Observe is told of every answer; operation is "" where no route matched.
 	Observe func(operation string, status int, elapsed time.Duration)
 }

@@ -106,7 +106,7 @@ func shadowPolicy(c *call) error {
 	if err != nil {
 		return err
 	}
-	rev, err := c.api.backend.ShadowPolicy(c.r.Context(), in, number, part)
+	rev, err := c.api.backend.ShadowPolicy(c.context(), in, number, part)
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func stopShadow(c *call) error {
 	if err != nil {
 		return err
 	}
-	rev, err := c.api.backend.StopShadow(c.r.Context(), in)
+	rev, err := c.api.backend.StopShadow(c.context(), in)
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func getShadow(c *call) error {
 }
 
 func shadowReport(c *call) error {
-	impact, err := c.api.backend.ShadowReport(c.r.Context())
+	impact, err := c.api.backend.ShadowReport(c.context())
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func replayPolicy(c *call) error {
 	if _, ok := c.State.Policy.Get(number); !ok {
 		return fault.New(fault.NotFound, "there is no policy revision %d", number)
 	}
-	impact, err := c.api.backend.ReplayPolicy(c.r.Context(), number, since, ask.Limit)
+	impact, err := c.api.backend.ReplayPolicy(c.context(), number, since, ask.Limit)
 	if err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func syncPolicy(c *call) error {
 		if err := c.verifyWebhook(); err != nil {
 			return err
 		}
-		if _, err := c.api.backend.SyncPolicy(c.r.Context(), false); err != nil {
+		if _, err := c.api.backend.SyncPolicy(c.context(), false); err != nil {
 			return err
 		}
 		c.WriteHeader(http.StatusAccepted)
@@ -80,7 +80,7 @@ func syncPolicy(c *call) error {
 	if err := c.hops(); err != nil {
 		return err
 	}
-	status, err := c.api.backend.SyncPolicy(c.r.Context(), true)
+	status, err := c.api.backend.SyncPolicy(c.context(), true)
 	if err != nil {
 		return err
 	}

@@ -87,7 +87,12 @@ type Call struct {
 	// How long the caller still waits, in microseconds; relative, since clocks differ.
 	Timeout uint64 `protobuf:"varint,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// How many nodes this call was forwarded by. More than one is a loop.
-	Hop           uint32 `protobuf:"varint,5,opt,name=hop,proto3" json:"hop,omitempty"`
+	Hop uint32 `protobuf:"varint,5,opt,name=hop,proto3" json:"hop,omitempty"`
+	// The step of the caller that this call belongs to, as W3C Trace Context has
+	// it; empty where it is not traced.
+	Traceparent string `protobuf:"bytes,6,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// Of the request that the caller handles, for this node's log.
+	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -155,6 +160,20 @@ func (x *Call) GetHop() uint32 {
 		return x.Hop
 	}
 	return 0
+}
+
+func (x *Call) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
+}
+
+func (x *Call) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type Reply struct {
@@ -845,13 +864,16 @@ const file_peer_proto_rawDesc = "" +
 	"peer.proto\x12\x11muster.cluster.v1\"j\n" +
 	"\x05Frame\x12-\n" +
 	"\x05calls\x18\x01 \x03(\v2\x17.muster.cluster.v1.CallR\x05calls\x122\n" +
-	"\areplies\x18\x02 \x03(\v2\x18.muster.cluster.v1.ReplyR\areplies\"t\n" +
+	"\areplies\x18\x02 \x03(\v2\x18.muster.cluster.v1.ReplyR\areplies\"\xb5\x01\n" +
 	"\x04Call\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x18\n" +
 	"\apayload\x18\x03 \x01(\fR\apayload\x12\x18\n" +
 	"\atimeout\x18\x04 \x01(\x04R\atimeout\x12\x10\n" +
-	"\x03hop\x18\x05 \x01(\rR\x03hop\"a\n" +
+	"\x03hop\x18\x05 \x01(\rR\x03hop\x12 \n" +
+	"\vtraceparent\x18\x06 \x01(\tR\vtraceparent\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\a \x01(\tR\trequestId\"a\n" +
 	"\x05Reply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\apayload\x18\x02 \x01(\fR\apayload\x12.\n" +

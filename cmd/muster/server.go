@@ -14,7 +14,8 @@ import (
 )
 
 func (a *app) server() *cobra.Command {
-	var config, trail string
+	var config, trail, level string
+	var tracing bool
 	c := &cobra.Command{
 		Use: "server --config FILE", Short: "Run one node", Args: cobra.NoArgs,
 		Long: "Run one node until SIGINT or SIGTERM, upon which it hands over the leadership,\nfinishes what it has begun and ends with exit code 0. It logs to standard error.",
@@ -29,6 +30,15 @@ func (a *app) server() *cobra.Command {
 			if trail != "" {
 				cfg.Audit.Path = trail
 			}
+			if cmd.Flags().Changed("tracing-enabled") {
+				cfg.Tracing.Enabled = tracing
+			}
+			if level != "" {
+				if new(slog.Level).UnmarshalText([]byte(level)) != nil {
+					return usage("--log-level is none of debug, info, warn, error")
+				}
+				cfg.Log.Level = level
+			}
 			logger := newLogger(cfg.Log, a.err)
 			limitMemory(logger, a.env)
 			return node.Run(cmd.Context(), cfg, version, logger)
@@ -36,6 +46,8 @@ func (a *app) server() *cobra.Command {
 	}
 	c.Flags().StringVar(&config, "config", "", "the node's configuration, in YAML")
 	c.Flags().StringVar(&trail, "audit-path", "", "file of the audit trail (default audit.path of the configuration); off: none")
+	c.Flags().StringVar(&level, "log-level", "", "debug, info, warn or error (default log.level of the configuration)")
+	c.Flags().BoolVar(&tracing, "tracing-enabled", false, "send the spans of requests to an OpenTelemetry collector (default tracing.enabled of the configuration)")
 	return c
 }
 

@@ -18,6 +18,8 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/klauspost/compress/gzip"
+
+	"github.com/muster-registry/muster/trace"
 )
 
 // UploadOptions configure an upload. URL and SpillFile are needed; the zero
@@ -35,6 +37,7 @@ type UploadOptions struct {
 	Closing   time.Duration // for what is left when it is closed; 3 s
 	Retry     time.Duration // the longest wait between two tries; 30 s
 	Logger    *slog.Logger  // default: slog.Default
+	Tracer    *trace.Tracer // nil: calls are not traced
 }
 
 func (o *UploadOptions) setDefaults() {
@@ -283,7 +286,9 @@ func (u *Upload) send(ctx context.Context, events [][]byte) bool {
 	return false
 }
 
-func (u *Upload) post(ctx context.Context, events [][]byte) error {
+func (u *Upload) post(ctx context.Context, events [][]byte) (err error) {
+	ctx, span := u.opt.Tracer.Begin(ctx, "upload decisions")
+	defer func() { span.End(err) }()
 	var body bytes.Buffer
 	z, err := gzip.NewWriterLevel(&body, gzip.BestSpeed)
 	if err != nil {
@@ -301,6 +306,7 @@ func (u *Upload) post(ctx context.Context, events [][]byte) error {
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Content-Encoding", "gzip")
+	trace.Inject(ctx, req.Header)
 	if u.opt.TokenFile != "" {
 		token, err := os.ReadFile(u.opt.TokenFile)
 		if err != nil {

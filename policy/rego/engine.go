@@ -228,19 +228,19 @@ func (e *Engine) Decide(ctx context.Context, rev *policy.Revision, in *policy.In
 	}
 	v := e.decide(ctx, s, entry, in)
 	v.fill(&d)
-	e.tell(v, &d)
+	e.tell(ctx, v, &d)
 	return d
 }
 
 // tell names in the log what a limit stopped, once in a second for each
 // revision that is asked.
-func (e *Engine) tell(v *verdict, d *policy.Decision) {
+func (e *Engine) tell(ctx context.Context, v *verdict, d *policy.Decision) {
 	if !v.limited {
 		return
 	}
 	now := telling{time.Now().Unix(), d.PolicyRevision}
 	if last := e.told.Load(); (last == nil || *last != now) && e.told.CompareAndSwap(last, &now) {
-		e.options.Logger.Warn("a policy evaluation cost too much and was stopped",
+		e.options.Logger.WarnContext(ctx, "a policy evaluation cost too much and was stopped",
 			"policy_revision", d.PolicyRevision, "entry_point", d.EntryPoint, "decision_id", d.ID, "reasons", d.Reasons)
 	}
 }

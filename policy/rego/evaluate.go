@@ -72,7 +72,7 @@ func (e *Engine) ask(ctx context.Context, s *set, entry *entry, now time.Time, c
 		if p := recover(); p == errValues {
 			v = no("%v", errValues)
 		} else if p != nil {
-			e.options.Logger.Error("the policy engine panicked", "entry_point", entry.path, "panic", p)
+			e.options.Logger.ErrorContext(ctx, "the policy engine panicked", "entry_point", entry.path, "panic", p)
 			v = no("the policy engine failed on this question; the node's log says why")
 		}
 	}()

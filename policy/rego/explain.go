@@ -152,7 +152,7 @@ func (x *explainer) TraceEvent(ev topdown.Event) {
 func (x *explainer) run(ctx context.Context, limit time.Duration) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			x.engine.options.Logger.Error("the policy engine panicked", "entry_point", x.path, "panic", p)
+			x.engine.options.Logger.ErrorContext(ctx, "the policy engine panicked", "entry_point", x.path, "panic", p)
 			err = fault.New(fault.NotReady, "the policy engine failed on this decision; the node's log says why")
 		}
 	}()

@@ -55,7 +55,7 @@ func (e *Engine) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoint
 		if entry := s.entry(entrypoint); entry.defined || entry.err != nil {
 			v := e.evaluateIn(ctx, e.asked, s, entry, d.Time, func() ast.Value { return document })
 			v.fill(&d)
-			e.tell(v, &d)
+			e.tell(ctx, v, &d)
 			return d, nil
 		}
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/muster-registry/muster/egress"
 	"github.com/muster-registry/muster/setting"
+	"github.com/muster-registry/muster/trace"
 )
 
 // maxAnswer bounds what is read of an answer, decompressed.
@@ -176,7 +177,9 @@ func (e *endpoint) judge(a answer, err error) (outcome string, reasons []string)
 
 // ask asks until there is an answer, the attempts are used up, or the time is.
 // The error is a [*failure].
-func (e *endpoint) ask(ctx context.Context, id string, body []byte) (answer, error) {
+func (e *endpoint) ask(ctx context.Context, id string, body []byte) (_ answer, err error) {
+	ctx, span := trace.Ask(ctx, "webhook "+e.name)
+	defer func() { span.End(err) }()
 	if e.broken != nil {
 		return answer{}, &failure{told: errSetting, cause: e.broken}
 	}
@@ -232,6 +235,7 @@ func (e *endpoint) attempt(ctx context.Context, id string, body []byte) (answer,
 	if req.Header.Get("User-Agent") == "" {
 		req.Header.Set("User-Agent", e.agent)
 	}
+	trace.Inject(ctx, req.Header)
 	if err := e.sign(req, id, body); err != nil {
 		return answer{}, backoff.Permanent(&failure{told: errSetting, cause: err})
 	}
