@@ -278,6 +278,10 @@ func (c *certificates) health() (lines []string) {
 		}
 		lines = append(lines, fmt.Sprintf("%s certificate of %s %s, on %s", mark, l.listener, says, l.cert.NotAfter.UTC().Format(time.RFC3339)))
 	}
+	trusted := c.current.Load().trusted
+	if len(trusted) > 1 {
+		lines = append(lines, fmt.Sprintf("[+] %d authorities are trusted", len(trusted)))
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.refused != nil {
