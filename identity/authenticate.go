@@ -41,9 +41,10 @@ type Config struct {
 // Verifier proves bearer tokens that others have issued. It answers with a
 // principal that has a Credential and no roles, or refuses with
 // unauthenticated, or with identity_provider_unavailable where it cannot tell.
-// The text has no more than 16 KiB and is not one of muster's own tokens.
+// The text has no more than 16 KiB and is not one of muster's own tokens; sum is
+// its SHA-256.
 type Verifier interface {
-	Verify(ctx context.Context, text string, now time.Time) (*Principal, error)
+	Verify(ctx context.Context, text string, sum [sha256.Size]byte, now time.Time) (*Principal, error)
 }
 
 // Authenticator answers who is calling. It holds no state that changes and
@@ -151,7 +152,7 @@ func (a *Authenticator) bearer(ctx context.Context, tbl *Table, header string, n
 		return p, nil
 	}
 	if !strings.HasPrefix(text, tokenPrefix) && a.outside != nil {
-		return a.outside.Verify(ctx, text, now)
+		return a.outside.Verify(ctx, text, sum, now)
 	}
 	id, ok := idOf(text)
 	if !ok || tbl == nil {

@@ -13,6 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/muster-registry/muster/identity/provider"
 	"github.com/muster-registry/muster/policy/git"
 )
 
@@ -38,6 +39,7 @@ type Config struct {
 	Policy    PolicySettings    `yaml:"policy"`
 	Webhook   WebhookSettings   `yaml:"webhook"`
 	Limits    LimitSettings     `yaml:"limits"`
+	Identity  IdentitySettings  `yaml:"identity"`
 	Quota     QuotaSettings     `yaml:"quota"`
 	Raft      RaftSettings      `yaml:"raft"`
 	Audit     AuditSettings     `yaml:"audit"`
@@ -170,6 +172,8 @@ type Secrets struct {
 	GitWebhook     string // empty: no webhook is believed
 	RedisPassword  string // of the quotas; empty: none
 	TracingHeaders string // sent to the collector of spans; empty: none
+
+	Providers []provider.Config // of identities, with theirs
 }
 
 // Off is the listening address that turns a listener off.
@@ -194,7 +198,8 @@ func Defaults() *Config {
 			HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond, LeaderLease: 500 * time.Millisecond,
 			SnapshotInterval: 30 * time.Second, SnapshotThreshold: 65_536, TrailingLogs: 16_384,
 		},
-		Audit: auditDefaults(), Tracing: tracingDefaults(),
+		Identity: IdentitySettings{SessionCache: 64 << 20},
+		Audit:    auditDefaults(), Tracing: tracingDefaults(),
 		Log: LogSettings{Level: "info", Format: "text"},
 	}
 }
@@ -204,7 +209,8 @@ func Defaults() *Config {
 // file or, by env, from MUSTER_GOSSIP_KEY, MUSTER_GOSSIP_KEY_FILE, MUSTER_OPERATOR_TOKEN,
 // MUSTER_OPERATOR_TOKEN_FILE, MUSTER_GIT_WEBHOOK_SECRET,
 // MUSTER_GIT_WEBHOOK_SECRET_FILE, MUSTER_REDIS_PASSWORD,
-// MUSTER_REDIS_PASSWORD_FILE, MUSTER_TRACING_HEADERS and MUSTER_TRACING_HEADERS_FILE, which win over the file, as do
+// MUSTER_REDIS_PASSWORD_FILE, MUSTER_TRACING_HEADERS, MUSTER_TRACING_HEADERS_FILE and, for each identity provider,
+// MUSTER_IDENTITY_<NAME>_CLIENT_SECRET and the same with _FILE, which win over the file, as do
 // MUSTER_QUOTA_REQUESTS_PER_SECOND and MUSTER_QUOTA_BURST_CAPACITY. The error holds one
 // sentence per mistake, each of which says what to do.
 func Load(path string, env func(string) string) (*Config, error) {
@@ -220,7 +226,7 @@ func Load(path string, env func(string) string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range append(c.Policy.DecisionLog.paths(),
+	for _, p := range append(append(c.Policy.DecisionLog.paths(), c.Identity.paths()...),
 		&c.DataDir, c.Audit.file(), &c.GossipKeyFile, &c.OperatorTokenFile, &c.Quota.RedisPasswordFile, &c.Tracing.CA, &c.Tracing.HeadersFile,
 		&c.Policy.Git.TokenFile, &c.Policy.Git.CAFile, &c.Policy.Git.SSHKeyFile, &c.Policy.Git.KnownHostsFile, &c.Policy.Git.WebhookSecretFile,
 		&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key, &c.TLS.ControlCert, &c.TLS.ControlKey,
@@ -285,7 +291,10 @@ func (c *Config) readSecrets(env func(string) string) error {
 	if c.Secrets.TracingHeaders, err = secret(env, "MUSTER_TRACING_HEADERS", "tracing.headers_file", "", c.Tracing.HeadersFile); err != nil {
 		return err
 	}
-	c.Secrets.RedisPassword, err = secret(env, "MUSTER_REDIS_PASSWORD", "quota.redis_password_file", "", c.Quota.RedisPasswordFile)
+	if c.Secrets.RedisPassword, err = secret(env, "MUSTER_REDIS_PASSWORD", "quota.redis_password_file", "", c.Quota.RedisPasswordFile); err != nil {
+		return err
+	}
+	c.Secrets.Providers, err = c.Identity.complete(env)
 	return err
 }
 

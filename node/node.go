@@ -27,6 +27,7 @@ import (
 	"github.com/muster-registry/muster/cluster"
 	"github.com/muster-registry/muster/fsm"
 	"github.com/muster-registry/muster/identity"
+	"github.com/muster-registry/muster/identity/provider"
 	"github.com/muster-registry/muster/lease"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/breakglass"
@@ -65,7 +66,8 @@ type Node struct {
 	beats    *lease.Batch
 	metrics  *metrics
 
-	git       *git.Source // nil: none is configured
+	providers *provider.Set // nil: none are configured
+	git       *git.Source   // nil: none is configured
 	log       *decision.Log
 	decisions *decision.Store
 	masker    *decision.Masker
@@ -146,6 +148,9 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 		return err
 	}
 	if err := n.wireGit(); err != nil {
+		return err
+	}
+	if err := n.wireProviders(registry); err != nil {
 		return err
 	}
 	n.metrics.watch(n)
@@ -256,6 +261,9 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	go n.reopenAudit(running)
 	go n.followCertificates(running, certs)
 	go n.quotas.Run(running)
+	if n.providers != nil {
+		go n.providers.Run(running)
+	}
 	go func() {
 		for {
 			select {
@@ -336,7 +344,7 @@ func (s *server) run() error {
 }
 
 func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server, error) {
-	auth := identity.Config{TrustDomain: n.cfg.Cluster.TrustDomain}
+	auth := identity.Config{TrustDomain: n.cfg.Cluster.TrustDomain, Outside: n.verifier()}
 	if t := n.cfg.Secrets.OperatorToken; t != "" {
 		auth.Static = append(auth.Static, identity.Static{Name: "operator", Role: "operator", Hash: identity.Hash(t)})
 	}
