@@ -32,6 +32,7 @@ const (
 	Change     Type = "change"     // of the state, applied
 	Refusal    Type = "refusal"    // of a call
 	Connection Type = "connection" // refused on the peer port
+	Lookup     Type = "lookup"     // that was answered, where those are wanted
 	Begin      Type = "begin"      // first line of a file, and of each start of the node
 	Gap        Type = "gap"        // changes or lines that are not in this trail
 )
@@ -39,8 +40,13 @@ const (
 // The outcomes.
 const (
 	Applied = "applied"
+	Allowed = "allowed"
 	Refused = "refused"
+	Unknown = "unknown" // a change that was not acknowledged, and may have happened
 )
+
+// Anonymous is the principal of who has proved no identity.
+const Anonymous = "anonymous"
 
 // Evaluated is the event of lines about what a policy decided.
 const Evaluated = "policy_evaluation"
@@ -81,6 +87,9 @@ type Entry struct {
 	Status  int    `json:"status,omitzero"` // HTTP, of a refusal
 	Code    string `json:"code,omitzero"`
 	Reason  string `json:"reason,omitzero"` // of a refused connection
+
+	Suppressed uint64    `json:"suppressed,omitzero"` // so many more of this caller's have no line of their own
+	Since      time.Time `json:"since,omitzero"`      // the first of those
 
 	ClusterID string `json:"cluster_id,omitzero"` // begin, gap, and the change that gave it
 	Cause     string `json:"cause,omitzero"`      // begin, gap

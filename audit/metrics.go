@@ -6,6 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type Metrics struct {
 	lines  *prometheus.CounterVec
 	lost   prometheus.Counter
+	flood  prometheus.Counter
 	errors prometheus.Counter
 	state  prometheus.Gauge
 }
@@ -19,6 +20,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		lost: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "muster_audit_lost_total", Help: "Lines that are missing in the audit trail, since it could not be written for too long.",
 		}),
+		flood: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "muster_audit_suppressed_total", Help: "Refusals that were counted in the audit trail instead of getting a line each, since their caller had too many.",
+		}),
 		errors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "muster_audit_errors_total", Help: "Attempts to write the audit trail that failed.",
 		}),
@@ -26,8 +30,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "muster_audit_failing", Help: "1 while the audit trail cannot be written.",
 		}),
 	}
-	reg.MustRegister(m.lines, m.lost, m.errors, m.state)
-	for _, t := range []Type{Change, Refusal, Connection, Begin, Gap} {
+	reg.MustRegister(m.lines, m.lost, m.flood, m.errors, m.state)
+	for _, t := range []Type{Change, Refusal, Connection, Lookup, Begin, Gap} {
 		m.lines.WithLabelValues(string(t))
 	}
 	return m

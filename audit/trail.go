@@ -23,6 +23,10 @@ type Options struct {
 	Age  time.Duration // after which it is; 0: never
 	Keep int           // replaced files that stay; 0: all
 
+	// PerSecond is how many refusals of one caller get a line each, after a
+	// burst of ten seconds' worth; the others are counted. 0: all of them.
+	PerSecond int
+
 	// HeadFile keeps where the chain has come to, apart from the trail: a
 	// trail that was cut while the node was down is noticed.
 	HeadFile string
@@ -45,6 +49,7 @@ type Trail struct {
 	opt     Options
 	metrics *Metrics
 	failing atomic.Bool
+	flood   *flood
 
 	mu    sync.Mutex // guards queue
 	queue []Entry
@@ -67,7 +72,7 @@ type Trail struct {
 // Open goes on with the trail in the file, or begins it. The error says that
 // the file cannot be read or written.
 func Open(o Options, m *Metrics) (*Trail, error) {
-	t := &Trail{opt: o, metrics: m, more: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{})}
+	t := &Trail{opt: o, metrics: m, flood: newFlood(o.PerSecond), more: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{})}
 	if err := os.MkdirAll(filepath.Dir(o.Path), 0o700); err != nil {
 		return nil, err
 	}
@@ -132,9 +137,17 @@ func (t *Trail) Replaced(clusterID string, revision uint64) {
 	t.Changed([]Entry{{Time: time.Now(), Type: Gap, Cause: Snapshot, ClusterID: clusterID, To: revision}})
 }
 
+// Looked takes a look-up over that was answered. It is written soon.
+func (t *Trail) Looked(e Entry) { t.Changed([]Entry{e}) }
+
 // Refused writes a line about what was refused, before it returns. The line
-// is safe from the end of the process then.
+// is safe from the end of the process then. Of a caller that is refused more
+// often than the trail takes, it is only counted.
 func (t *Trail) Refused(e Entry) {
+	if !t.flood.take(&e) {
+		t.metrics.flood.Inc()
+		return
+	}
 	t.mu.Lock()
 	t.queue = append(t.queue, e)
 	t.mu.Unlock()
@@ -185,6 +198,7 @@ func (t *Trail) Close() error {
 	t.writing.Unlock()
 	close(t.stop)
 	<-t.stopped
+	t.suppressed(true)
 	t.Sync()
 	t.writing.Lock()
 	defer t.writing.Unlock()
@@ -208,12 +222,22 @@ func (t *Trail) run() {
 			case <-time.After(gather):
 			}
 		case <-retry.C:
-			if !t.Failing() {
+			if !t.suppressed(false) && !t.Failing() {
 				continue
 			}
 		}
 		t.drain(false)
 	}
+}
+
+// suppressed queues the counts of what had no line of its own, and reports
+// whether there are any.
+func (t *Trail) suppressed(all bool) bool {
+	lines := t.flood.counts(time.Now(), all)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.queue = append(t.queue, lines...)
+	return len(lines) > 0
 }
 
 // drain encodes and writes what waits.

@@ -11,18 +11,29 @@ type Report struct {
 	First uint64   `json:"first"` // number of the first line
 	Head  Head     `json:"head"`
 	Notes []string `json:"notes"` // what is no fault of the chain, and good to know
+
+	Faults []string `json:"faults,omitzero"` // all of them; see [Check]
+}
+
+// Check says how a trail is verified.
+type Check struct {
+	All bool // go on behind a fault, and list each in Faults
 }
 
 // Verify checks the files of one trail, in any order: each line is what it was
 // when it was written, and none is missing between the first and the last. The
 // error names the first that is not so. It cannot see that lines were cut off
 // at the end: compare the head with what the node says.
-func Verify(files ...string) (*Report, error) {
+func Verify(files ...string) (*Report, error) { return Check{}.Verify(files...) }
+
+// Verify is as the function, with more than one fault where All says so: the
+// error counts them then.
+func (c Check) Verify(files ...string) (*Report, error) {
 	files, err := ordered(files)
 	if err != nil {
-		return nil, err
+		return new(Report), err
 	}
-	v := verifier{Report: Report{Notes: []string{}, Head: Head{Hash: zero}}}
+	v := verifier{Check: c, Report: Report{Notes: []string{}, Head: Head{Hash: zero}}}
 	for i, file := range files {
 		number, final := 0, i == len(files)-1
 		if err := lines(file, func(line []byte, finished bool) error {
@@ -32,7 +43,7 @@ func Verify(files ...string) (*Report, error) {
 				return nil
 			}
 			if err := v.line(line, file, number); err != nil {
-				return fmt.Errorf("%s:%d: %w", file, number, err)
+				return v.fault(fmt.Errorf("%s:%d: %w", file, number, err))
 			}
 			return nil
 		}); err != nil {
@@ -42,7 +53,22 @@ func Verify(files ...string) (*Report, error) {
 	if v.Lines == 0 {
 		return &v.Report, fmt.Errorf("there is no line of a trail")
 	}
+	if n := len(v.Faults); n > 0 {
+		return &v.Report, fmt.Errorf("the trail has %d faults; the first: %s", n, v.Faults[0])
+	}
 	return &v.Report, nil
+}
+
+// fault keeps a fault, or ends the check with it.
+func (v *verifier) fault(err error) error {
+	if !v.All {
+		return err
+	}
+	const most = 1000
+	if len(v.Faults) < most {
+		v.Faults = append(v.Faults, err.Error())
+	}
+	return nil
 }
 
 // ordered sorts files by their first lines.
@@ -82,17 +108,39 @@ func ordered(files []string) ([]string, error) {
 	return sorted, nil
 }
 
-type verifier struct{ Report }
+type verifier struct {
+	Check
+	Report
+}
 
 func (v *verifier) note(format string, args ...any) {
 	v.Notes = append(v.Notes, fmt.Sprintf(format, args...))
 }
 
+// line checks one. A line behind a fault is checked against the faulty one, as
+// far as that can be read.
 func (v *verifier) line(line []byte, file string, number int) error {
 	l, err := read(line)
-	if err != nil {
+	if l == nil {
 		return err
 	}
+	if err == nil {
+		err = v.follows(l, file)
+	}
+	v.Lines++
+	v.Head.after(&l.Entry, l.Hash)
+	if err != nil || l.Type != Gap {
+		return err
+	}
+	if l.Cause == Missing {
+		return fmt.Errorf("at its start the node missed %s", gone(&l.Entry))
+	}
+	v.note("%s:%d: %s: %s", file, number, gone(&l.Entry), causes[l.Cause])
+	return nil
+}
+
+// follows checks the place of a line.
+func (v *verifier) follows(l *linked, file string) error {
 	if v.Lines == 0 {
 		v.First = l.Seq
 		if l.Seq == 1 && l.Prev != zero {
@@ -101,28 +149,19 @@ func (v *verifier) line(line []byte, file string, number int) error {
 		if l.Seq != 1 {
 			v.note("%s begins with line %d of the trail; the lines before it are in files that were not given", file, l.Seq)
 		}
-	} else {
-		next := v.Head.Seq + 1
-		switch {
-		case l.Seq > next && l.Seq-next == 1:
-			return fmt.Errorf("line %d of the trail is missing before it", next)
-		case l.Seq > next:
-			return fmt.Errorf("lines %d to %d of the trail are missing before it", next, l.Seq-1)
-		case l.Seq < next:
-			return fmt.Errorf("it is line %d of the trail and follows line %d: the lines are not in their order, or stand there twice", l.Seq, v.Head.Seq)
-		case l.Prev != v.Head.Hash:
-			return fmt.Errorf("the line before it, %d of the trail, was replaced: it is not the one that this line was written after", v.Head.Seq)
-		}
-	}
-	v.Lines++
-	v.Head.after(&l.Entry, l.Hash)
-	if l.Type != Gap {
 		return nil
 	}
-	if l.Cause == Missing {
-		return fmt.Errorf("at its start the node missed %s", gone(&l.Entry))
+	next := v.Head.Seq + 1
+	switch {
+	case l.Seq > next && l.Seq-next == 1:
+		return fmt.Errorf("line %d of the trail is missing before it", next)
+	case l.Seq > next:
+		return fmt.Errorf("lines %d to %d of the trail are missing before it", next, l.Seq-1)
+	case l.Seq < next:
+		return fmt.Errorf("it is line %d of the trail and follows line %d: the lines are not in their order, or stand there twice", l.Seq, v.Head.Seq)
+	case l.Prev != v.Head.Hash:
+		return fmt.Errorf("the line before it, %d of the trail, was replaced: it is not the one that this line was written after", v.Head.Seq)
 	}
-	v.note("%s:%d: %s: %s", file, number, gone(&l.Entry), causes[l.Cause])
 	return nil
 }
 

@@ -30,6 +30,9 @@ type AuditSettings struct {
 	RotateEvery time.Duration `yaml:"rotate_every"` // 0: by size alone
 	Keep        int           `yaml:"keep"`         // replaced files that stay; 0: all
 	OnFailure   string        `yaml:"on_failure"`   // refuse_writes, continue
+	Lookups     string        `yaml:"lookups"`      // that were answered: off, all
+
+	RefusalsPerSecond int `yaml:"refusals_per_second"` // of one caller that get a line each; 0: all
 }
 
 // What a node does while its trail cannot be written.
@@ -38,8 +41,11 @@ const (
 	continueOn   = "continue"
 )
 
+// allOf is the setting for lines about every look-up.
+const allOf = "all"
+
 func auditDefaults() AuditSettings {
-	return AuditSettings{RotateSize: 100 << 20, Keep: 30, OnFailure: refuseWrites}
+	return AuditSettings{RotateSize: 100 << 20, Keep: 30, OnFailure: refuseWrites, Lookups: Off, RefusalsPerSecond: 20}
 }
 
 // file is the path, where it names a file.
@@ -65,6 +71,14 @@ func (s *AuditSettings) validate() (errs []error) {
 	default:
 		errs = append(errs, fmt.Errorf("audit.on_failure: %q is none of refuse_writes, continue", s.OnFailure))
 	}
+	switch s.Lookups {
+	case Off, allOf:
+	default:
+		errs = append(errs, fmt.Errorf("audit.lookups: %q is none of off, all", s.Lookups))
+	}
+	if s.RefusalsPerSecond < 0 {
+		errs = append(errs, errors.New("audit.refusals_per_second: must not be negative; 0 writes all"))
+	}
 	return errs
 }
 
@@ -83,7 +97,7 @@ func (n *Node) openAudit(reg prometheus.Registerer) error {
 	}
 	v := n.machine.View()
 	t, err := audit.Open(audit.Options{
-		Path: s.Path, Node: n.cfg.NodeID, Size: int64(s.RotateSize), Age: s.RotateEvery, Keep: s.Keep,
+		Path: s.Path, Node: n.cfg.NodeID, Size: int64(s.RotateSize), Age: s.RotateEvery, Keep: s.Keep, PerSecond: s.RefusalsPerSecond,
 		HeadFile: filepath.Join(dir, "head"), ClusterID: v.ClusterID, Revision: v.Revision, Logger: n.logger,
 	}, audit.NewMetrics(reg))
 	if err != nil {
@@ -129,19 +143,22 @@ func (n *Node) auditable() error {
 	return fault.New(fault.NotReady, "this node's audit trail cannot be written, so it takes no changes; its log says why. Try again later, or another node")
 }
 
-// refused puts a call on record that was answered 401, 403 or 429, before it is
-// answered.
+// refused puts a call on record that was answered 401, 403 or 429, or a change
+// that was not made, before it is answered.
 func (n *Node) refused(r *door.Refusal) {
 	if n.trail == nil {
 		return
 	}
 	e := audit.Entry{
-		Time: time.Now(), Type: audit.Refusal, Principal: "anonymous", Source: r.Source, Action: r.Action, Record: short(r.Record),
+		Time: time.Now(), Type: audit.Refusal, Principal: audit.Anonymous, Source: r.Source, Action: r.Action, Record: short(r.Record),
 		DecisionID: r.Err.DecisionID, PolicyRevision: r.Err.PolicyRevision, RequestID: r.RequestID, TraceID: command.TraceID(r.Trace),
 		Outcome: audit.Refused, Status: r.Err.Code.Status(), Code: string(r.Err.Code),
 	}
 	if r.Who != nil {
 		e.Principal = r.Who.ID
+	}
+	if r.Err.Outcome == fault.Unknown {
+		e.Outcome = audit.Unknown
 	}
 	n.trail.Refused(e)
 }
@@ -152,12 +169,36 @@ func (n *Node) refusedCall(r *http.Request, who *identity.Principal, action, req
 		RequestID: requestID, Trace: r.Header.Get("Traceparent"), Err: err})
 }
 
+// answered is who is told of every call after its answer; nil: nobody has to be.
+func (n *Node) answered() func(*door.Answer) {
+	if n.trail == nil || n.cfg.Audit.Lookups != allOf {
+		return nil
+	}
+	return func(a *door.Answer) {
+		if a.Action.LookUp() && a.Status < 400 {
+			n.looked(a)
+		}
+	}
+}
+
+// looked puts a look-up on record that was answered.
+func (n *Node) looked(a *door.Answer) {
+	e := audit.Entry{
+		Time: time.Now(), Type: audit.Lookup, Principal: audit.Anonymous, Source: a.Form.Source, Action: a.Operation, Record: short(a.Record()),
+		DecisionID: a.DecisionID, RequestID: a.RequestID, TraceID: command.TraceID(a.Form.Header("Traceparent")), Outcome: audit.Allowed, Status: a.Status,
+	}
+	if a.Who != nil {
+		e.Principal = a.Who.ID
+	}
+	n.trail.Looked(e)
+}
+
 // refusedPeer puts a connection on record that the peer port refused.
 func (n *Node) refusedPeer(remote net.Addr, shown *x509.Certificate, why error) {
 	if n.trail == nil {
 		return
 	}
-	e := audit.Entry{Time: time.Now(), Type: audit.Connection, Principal: "anonymous", Source: host(remote.String()), Outcome: audit.Refused, Reason: short(why.Error())}
+	e := audit.Entry{Time: time.Now(), Type: audit.Connection, Principal: audit.Anonymous, Source: host(remote.String()), Outcome: audit.Refused, Reason: short(why.Error())}
 	if shown != nil {
 		e.Principal = short(shown.Subject.String())
 		if len(shown.URIs) > 0 {

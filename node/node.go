@@ -353,7 +353,7 @@ func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server,
 		return nil, err
 	}
 	lim := n.cfg.Limits
-	in := door.New(backend{n}, who, door.Options{MaxInFlight: int64(lim.InFlight), MaxStaleness: n.cfg.Isolation.MaxStaleness, Refused: n.refused})
+	in := door.New(backend{n}, who, door.Options{MaxInFlight: int64(lim.InFlight), MaxStaleness: n.cfg.Isolation.MaxStaleness, Refused: n.refused, Answered: n.answered()})
 	api, err := rest.New(backend{n}, in, rest.Options{
 		Logger: n.logger, Version: n.version, MaxBody: int64(lim.Body), MaxDefinition: int64(lim.Definition),
 		MaxDepth:    lim.JSONDepth,

@@ -37,6 +37,10 @@ const (
 // the one for writes.
 func (a Action) LookUp() bool { return a == Lookup || a == Watch }
 
+// Changes says whether the action changes what the cluster keeps. Heartbeats do
+// not: they hold on to what is there.
+func (a Action) Changes() bool { return a == Register || a == Update || a == Delete || a == Manage }
+
 // Principal is who is calling, as far as decisions are concerned. Empty
 // Namespaces means all of them.
 type Principal struct {

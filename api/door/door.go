@@ -74,8 +74,11 @@ type Options struct {
 	MaxInFlight  int64         // calls at one time, of all edges together; 10 000
 	MaxStaleness time.Duration // reads of a state older than this are refused; 30 s, negative: never
 	// Refused is told of every call that is about to be answered
-	// unauthenticated, refused or limited.
+	// unauthenticated, refused or limited, and of every change that is about to
+	// be answered by an error.
 	Refused func(*Refusal)
+	// Answered is told of every call after its answer; nil: nobody is.
+	Answered func(*Answer)
 }
 
 // Refusal is a call that was turned away, as the audit trail keeps it.

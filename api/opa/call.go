@@ -104,7 +104,14 @@ func (c *call) end() {
 		if c.route != nil {
 			handler = c.route.handler
 		}
-		c.api.opt.Observe(handler, c.r.Method, c.status, time.Since(c.began))
+		elapsed := time.Since(c.began)
+		c.api.opt.Observe(handler, c.r.Method, c.status, elapsed)
+		if told := c.api.opt.Answered; told != nil {
+			told(c.r, &Answered{
+				Principal: c.who, Operation: handler, Action: c.action(), RequestID: c.id(), DecisionID: c.decision,
+				Status: c.status, Elapsed: elapsed,
+			})
+		}
 	}()
 	switch {
 	case v == nil:
@@ -114,6 +121,23 @@ func (c *call) end() {
 	}
 	c.api.opt.Logger.Error("panic in a handler", "request_id", c.id(), "method", c.r.Method, "path", c.r.URL.Path, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	c.fail(fault.New(fault.Internal, "the node failed to handle the request; its log says why"))
+}
+
+// action is what the call wants to do; of one that no route matched, "".
+func (c *call) action() policy.Action {
+	if c.route == nil {
+		return ""
+	}
+	return c.route.action
+}
+
+// changes reports whether the call is a change, or would be one if it had been
+// understood.
+func (c *call) changes() bool {
+	if c.route == nil {
+		return c.r.Method == http.MethodPut || c.r.Method == http.MethodPatch || c.r.Method == http.MethodDelete
+	}
+	return c.route.action.Changes()
 }
 
 // serve does what stands before every handler: readiness, identity, role.

@@ -125,8 +125,7 @@ func (c *call) fail(err error) {
 	}
 	h := c.Header()
 	h.Set("X-Request-Id", c.id())
-	switch r.status {
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
+	if r.status == http.StatusUnauthorized || r.status == http.StatusForbidden || r.status == http.StatusTooManyRequests || c.changes() {
 		handler := "catchall"
 		if c.route != nil {
 			handler = c.route.handler

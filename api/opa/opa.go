@@ -70,8 +70,22 @@ type Options struct {
 	// Observe is told of every answer; the handler is named as OPA names it.
 	Observe func(handler, method string, status int, elapsed time.Duration)
 	// Refused is told of every call that is about to be answered 401, 403 or
-	// 429. who is nil where nobody proved an identity.
+	// 429, and of every change that is about to be answered by an error. who is
+	// nil where nobody proved an identity.
 	Refused func(r *http.Request, who *identity.Principal, action, requestID string, err *fault.Error)
+	// Answered is told of every call after its answer; nil: nobody is.
+	Answered func(*http.Request, *Answered)
+}
+
+// Answered is what became of a call.
+type Answered struct {
+	Principal  *identity.Principal // nil: nobody proved an identity
+	Operation  string              // as metrics name it
+	Action     policy.Action
+	RequestID  string
+	DecisionID string
+	Status     int
+	Elapsed    time.Duration
 }
 
 func (o *Options) setDefaults() {

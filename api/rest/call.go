@@ -13,6 +13,7 @@ import (
 
 	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
 	"github.com/muster-registry/muster/trace"
 )
@@ -71,6 +72,7 @@ func (c *call) end() {
 			operation = c.route.ID
 		}
 		c.api.opt.Observe(operation, c.status, time.Since(c.Began))
+		c.Answered(operation, c.action(), c.status)
 	}()
 	switch {
 	case v == nil:
@@ -159,6 +161,23 @@ func checkName(pointer, name string, valid func(string) error) error {
 		return fault.Invalid(pointer, "%s", f.Fields[0].Message)
 	}
 	return fault.Invalid(pointer, "%s", f.Detail)
+}
+
+// action is what the call wants to do; of one that no route matched, "".
+func (c *call) action() policy.Action {
+	if c.route == nil {
+		return ""
+	}
+	return c.route.Action
+}
+
+// changes reports whether the call is a change, or would be one if it had been
+// understood.
+func (c *call) changes() bool {
+	if c.route == nil {
+		return c.r.Method != http.MethodGet && c.r.Method != http.MethodHead && c.r.Method != http.MethodOptions
+	}
+	return c.route.Action.Changes()
 }
 
 // unmatched answers where the table has no route for path and method.

@@ -79,15 +79,15 @@ func (c *call) fail(err error) {
 		_ = http.NewResponseController(c.w).SetReadDeadline(time.Now().Add(drainTime))
 	}
 	h := c.Header()
-	switch e.Code.Status() {
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
+	status := e.Code.Status()
+	if status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusTooManyRequests || c.changes() {
 		action := ""
 		if c.route != nil {
 			action = c.route.ID
 		}
 		c.Refuse(action, e)
 	}
-	switch e.Code.Status() {
+	switch status {
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer realm="muster"`)
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:

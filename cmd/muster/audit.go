@@ -19,6 +19,7 @@ func (a *app) audit() *cobra.Command {
 }
 
 func (a *app) auditVerify() *cobra.Command {
+	var check audit.Check
 	c := &cobra.Command{
 		Use: "verify FILE...", Short: "Check that no line of an audit trail was altered, taken out or moved", Args: cobra.MinimumNArgs(1),
 		Long: `Check the files of one audit trail, in any order, also compressed ones (.gz). The
@@ -27,8 +28,13 @@ the exit code is 1. Lines cut off at the end are not seen by the chain itself:
 the node notices them at its next start.`,
 		Example: "  muster audit verify /var/log/api-audit.log*",
 		RunE: a.do(func(_ *cobra.Command, args []string) error {
-			r, err := audit.Verify(args...)
+			r, err := check.Verify(args...)
 			if err != nil {
+				for _, f := range r.Faults {
+					if _, err := fmt.Fprintln(a.out, f); err != nil {
+						return err
+					}
+				}
 				return err
 			}
 			return a.show(r, func() table {
@@ -44,6 +50,7 @@ the node notices them at its next start.`,
 			})
 		}),
 	}
+	c.Flags().BoolVar(&check.All, "all", false, "go on behind the first fault, and print each")
 	a.outputFlag(c)
 	return c
 }
