@@ -32,6 +32,7 @@ type certificates struct {
 	nodeID  string // of the certificate for other nodes: spiffe://<domain>/muster/node/<id>
 	logger  *slog.Logger
 	now     func() time.Time
+	tickets *tickets
 	current atomic.Pointer[credentials]
 
 	mu      sync.Mutex        // guards what follows
@@ -45,7 +46,7 @@ type certificates struct {
 // time is over is told of and used all the same, so that a node starts to which
 // a new one is on its way.
 func openCertificates(t TLSSettings, nodeID, trustDomain string, logger *slog.Logger) (*certificates, error) {
-	c := &certificates{files: t, nodeID: "spiffe://" + trustDomain + "/muster/node/" + nodeID, logger: logger, now: time.Now, told: map[string]int{}}
+	c := &certificates{files: t, nodeID: "spiffe://" + trustDomain + "/muster/node/" + nodeID, logger: logger, now: time.Now, tickets: newTickets(), told: map[string]int{}}
 	content, sum, err := c.read()
 	if err != nil {
 		return nil, err
@@ -202,6 +203,7 @@ func (c *certificates) listener(cr *credentials) *tls.Config {
 	if c.files.MinVersion == "1.2" {
 		cfg.MinVersion = tls.VersionTLS12
 	}
+	c.tickets.share(cfg)
 	return cfg
 }
 

@@ -66,6 +66,7 @@ type Node struct {
 	beats    *lease.Batch
 	metrics  *metrics
 
+	tickets   *tickets
 	providers *provider.Set // nil: none are configured
 	git       *git.Source   // nil: none is configured
 	log       *decision.Log
@@ -103,6 +104,7 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 	if err != nil {
 		return err
 	}
+	n.tickets = certs.tickets
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data_dir: %w", err)
 	}
@@ -202,6 +204,7 @@ func (n *Node) wire(rules *library.Library) {
 	n.cluster.Handle(methodImpact, false, n.serveImpact)
 	n.cluster.Handle(methodReplay, false, n.serveReplay)
 	n.cluster.Handle(methodHashAt, false, n.serveHashAt)
+	n.cluster.Handle(methodTickets, true, n.serveTickets)
 	n.cluster.Handle(methodDiverged, false, n.serveDiverged)
 	n.cluster.OnLeadership(n.lead)
 
@@ -260,6 +263,7 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	go n.beats.Run(running)
 	go n.reopenAudit(running)
 	go n.followCertificates(running, certs)
+	go n.followTickets(running)
 	go n.quotas.Run(running)
 	if n.providers != nil {
 		go n.providers.Run(running)
