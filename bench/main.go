@@ -56,11 +56,11 @@ type settings struct {
 func main() {
 	args := os.Args[1:]
 	what := ""
-	if len(args) > 0 && (args[0] == "heartbeats" || args[0] == "decisions") {
+	if len(args) > 0 && (slices.Contains([]string{"heartbeats", "decisions", "pushes"}, args[0])) {
 		what, args = args[0], args[1:]
 	}
 	var s settings
-	f := flag.NewFlagSet("bench [heartbeats|decisions]", flag.ExitOnError)
+	f := flag.NewFlagSet("bench [heartbeats|decisions|pushes]", flag.ExitOnError)
 	f.StringVar(&s.muster, "muster", "../bin/muster", "the muster `binary`")
 	f.StringVar(&s.etcd, "etcd", "../bin/etcd", "the etcd `binary`")
 	f.StringVar(&s.opa, "opa", "../bin/opa", "the opa `binary`")
@@ -104,6 +104,14 @@ func (s *settings) main(ctx context.Context, what string) error {
 		m.clear()
 		got.Machine = describe(dir, s)
 		return publish(s.out, "decisions", got, got.table())
+	case "pushes":
+		got, err := s.pushes(ctx, m, 5*s.runs)
+		if err != nil {
+			return err
+		}
+		m.clear()
+		got.Machine = describe(dir, s)
+		return publish(s.out, "pushes", got, got.table())
 	case "heartbeats":
 		got, err := heartbeats(ctx, m, max(s.span, 40*time.Second))
 		if err != nil {
