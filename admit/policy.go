@@ -28,8 +28,9 @@ func (g *Gate) admitStage(ctx context.Context, st State, in *command.Intent, cmd
 	if err != nil {
 		return nil, err
 	}
+	encoded, digest := content.EncodeAndDigest()
 	cmd.Op = &command.Command_PolicyStage{PolicyStage: &command.PolicyStage{
-		Content: content.Encode(), Digest: content.Digest(), Report: report.Encode(), Engine: g.checker.Version(),
+		Content: encoded, Digest: digest, Report: report.Encode(), Engine: g.checker.Version(),
 		Origin: from.Encode(),
 	}}
 	return cmd, nil

@@ -203,7 +203,23 @@ func (c *Content) Encode() []byte {
 // Digest is "sha256:" and the hex digest of everything that decides: modules,
 // data and entry points, and not the note.
 func (c *Content) Digest() string {
+	_, digest := c.EncodeAndDigest()
+	return digest
+}
+
+// EncodeAndDigest gives both, for what one of them costs.
+func (c *Content) EncodeAndDigest() ([]byte, string) {
 	deciding := Content{Modules: c.Modules, Data: c.Data, EntryPoints: c.EntryPoints}
-	sum := sha256.Sum256(deciding.Encode())
-	return "sha256:" + hex.EncodeToString(sum[:])
+	b := deciding.Encode()
+	sum := sha256.Sum256(b)
+	digest := "sha256:" + hex.EncodeToString(sum[:])
+	if c.Note == "" {
+		return b, digest
+	}
+	// The note stands near the end: what follows it is short.
+	short := Content{EntryPoints: c.EntryPoints, Note: c.Note}
+	with := short.Encode()
+	short.Note = ""
+	cut := len(b) - len(short.Encode()) + len("{")
+	return append(b[:cut:cut], with[len("{"):]...), digest
 }

@@ -1,6 +1,9 @@
 package policy
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"strings"
 	"testing"
 
@@ -90,5 +93,26 @@ func TestModulesAreUTF8(t *testing.T) {
 	c := Content{Modules: map[string]string{"a.rego": "package a\n# \xff"}}
 	if err := c.Normalize(); !fault.Is(err, fault.InvalidField) {
 		t.Errorf("error = %v, want invalid_field", err)
+	}
+}
+
+func TestEncodeAndDigestAreBoth(t *testing.T) {
+	for _, c := range []Content{
+		{Modules: map[string]string{"a.rego": "package a\n", "b.rego": "package b\n\"\\<é"}, Data: []byte(`{"x":1}`)},
+		{Modules: map[string]string{"a.rego": "package a\n"}, Note: "a \"note\"\n"},
+		{Data: []byte(`{"note":"x"}`), Note: "n", EntryPoints: EntryPoints{Write: "a/b", Lookup: "c"}},
+		{Note: "alone"},
+		{},
+	} {
+		encoded, digest := c.EncodeAndDigest()
+		if want := c.Encode(); !bytes.Equal(encoded, want) {
+			t.Errorf("%s\nwant\n%s", encoded, want)
+		}
+		without := c
+		without.Note = ""
+		sum := sha256.Sum256(without.Encode())
+		if want := "sha256:" + hex.EncodeToString(sum[:]); digest != want || c.Digest() != want {
+			t.Errorf("%s, want %s", digest, want)
+		}
 	}
 }

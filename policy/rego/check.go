@@ -30,13 +30,13 @@ func (e *Engine) Check(ctx context.Context, c *policy.Content) (policy.Report, e
 	if err != nil {
 		found := errorFindings(err)
 		if s != nil {
-			found = append(found, lint(s.modules)...)
+			found = append(found, e.lint(s.modules)...)
 		}
 		sortFindings(found)
 		report.Findings = append(report.Findings, found...)
 		return report, err
 	}
-	report.Findings = append(report.Findings, s.findings()...)
+	report.Findings = append(report.Findings, s.findings(e.lint(s.modules))...)
 	run, err := e.test(ctx, s, "")
 	if err == nil {
 		err = e.judgeTests(s, run)
@@ -49,6 +49,18 @@ func (e *Engine) Check(ctx context.Context, c *policy.Content) (policy.Report, e
 		sortFindings(report.Findings)
 	}
 	return report, err
+}
+
+// lint is [lint] with what is still known of the modules that were looked at
+// last.
+func (e *Engine) lint(modules map[string]*ast.Module) []policy.Finding {
+	var known remarks
+	if last := e.linted.Load(); last != nil {
+		known = *last
+	}
+	found, all := lint(modules, known)
+	e.linted.Store(&all)
+	return found
 }
 
 // errorFindings gives what an error of checking was made of.

@@ -105,8 +105,9 @@ type Engine struct {
 	large   chan struct{} // one for each large input that is in memory
 	jobs    chan *job     // to workers that have nothing to do
 	done    chan struct{}
-	latest  atomic.Pointer[set] // the one compiled last
-	tested  atomic.Pointer[set] // likewise, with its tests
+	latest  atomic.Pointer[set]     // the one compiled last
+	tested  atomic.Pointer[set]     // likewise, with its tests
+	linted  atomic.Pointer[remarks] // likewise, of its modules
 	told    atomic.Pointer[telling]
 }
 

@@ -90,9 +90,9 @@ func finding(rule string, at *ast.Location, format string, args ...any) policy.F
 	return f
 }
 
-// findings looks for what compiles but is likely to be a mistake.
-func (s *set) findings() []policy.Finding {
-	found := lint(s.modules)
+// findings looks for what compiles but is likely to be a mistake, beside what
+// was found in single modules.
+func (s *set) findings(found []policy.Finding) []policy.Finding {
 	undefined := 0
 	for path, entry := range s.ready {
 		if entry.defined {

@@ -3,6 +3,7 @@ package rego
 import (
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -180,6 +181,34 @@ func TestFindingsAreDocumented(t *testing.T) {
 		})
 		if !row {
 			t.Errorf("docs/security.md has no row for %s, of severity %s", r.ID, r.Severity)
+		}
+	}
+}
+
+// What was found in the modules before is not looked for again, and the
+// findings are those of all modules together all the same: a token that one
+// module verifies is verified for every other.
+func TestFindingsOfUnchangedModulesStay(t *testing.T) {
+	decodes := "package a\nimport rego.v1\nok if io.jwt.decode(input.token)[1].sub == \"ann\"\n"
+	verifies := "package b\nimport rego.v1\nok if io.jwt.verify_hs256(input.token, \"secret\")\n"
+	silent := "package b\nimport rego.v1\nok := true\n"
+	e, fresh := engine(t), func() *Engine { return engine(t) }
+	for i, second := range []string{silent, verifies, silent, verifies} {
+		c := &policy.Content{Modules: map[string]string{"a.rego": decodes, "b.rego": second}}
+		if err := c.Normalize(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := e.Check(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := fresh().Check(t.Context(), c)
+		if err != nil || !reflect.DeepEqual(got.Findings, want.Findings) {
+			t.Errorf("%d: %+v\nby a new engine\n%+v, %v", i, got.Findings, want.Findings, err)
+		}
+		unverified := slices.ContainsFunc(got.Findings, func(f policy.Finding) bool { return f.Rule == ruleUnverified })
+		if unverified != (second == silent) {
+			t.Errorf("%d: unverified = %v", i, unverified)
 		}
 	}
 }

@@ -8,45 +8,81 @@ import (
 	"github.com/muster-registry/muster/policy"
 )
 
+// remark is what lint has to say of one module, whatever the others are.
+type remark struct {
+	verified []string // tokens whose signature something here verifies
+	decoded  []decoded
+	found    []policy.Finding
+}
+
+// decoded is a call of io.jwt.decode, which is a mistake where no module
+// verifies the token.
+type decoded struct {
+	token   string
+	finding policy.Finding
+}
+
+// remarks are those of modules as they were parsed. They are read-only.
+type remarks map[*ast.Module]*remark
+
 // lint looks at the modules as they are written, whether they compile or not.
-func lint(modules map[string]*ast.Module) (found []policy.Finding) {
-	verified := map[string]bool{} // tokens whose signature something verifies
-	var all []*local
+// What is known of a module is not looked for again.
+func lint(modules map[string]*ast.Module, known remarks) (found []policy.Finding, all remarks) {
+	all = make(remarks, len(modules))
+	verified := map[string]bool{}
 	for _, m := range modules {
-		names := namesOf(m)
-		for _, rule := range m.Rules {
-			all = append(all, names.in(rule))
+		r := known[m]
+		if r == nil {
+			r = remarkOn(m)
+		}
+		all[m] = r
+		for _, token := range r.verified {
+			verified[token] = true
 		}
 	}
-	for _, l := range all {
+	for _, r := range all {
+		found = append(found, r.found...)
+		for _, d := range r.decoded {
+			if !verified[d.token] {
+				found = append(found, d.finding)
+			}
+		}
+	}
+	return found, all
+}
+
+func remarkOn(m *ast.Module) *remark {
+	r, names := &remark{}, namesOf(m)
+	for _, rule := range m.Rules {
+		l := names.in(rule)
 		for _, c := range l.calls {
-			if strings.HasPrefix(c.name, "io.jwt.verify_") || c.name == "io.jwt.decode_verify" {
-				verified[l.key(c.args)] = true
-			}
+			r.call(l, c)
 		}
+		r.found = append(r.found, l.decodeOrder()...)
+		r.found = append(r.found, l.negations(l.rule)...)
 	}
-	for _, l := range all {
-		for _, c := range l.calls {
-			b := ast.BuiltinMap[c.name]
-			switch {
-			case b == nil:
-				continue
-			case b.IsDeprecated():
-				found = append(found, finding(ruleDeprecated, c.at, "%s is deprecated", c.name))
-			case c.name == ast.JWTDecode.Name && !verified[l.key(c.args)]:
-				found = append(found, finding(ruleUnverified, c.at, "io.jwt.decode does not verify the token, and nothing else does"))
-			}
-			if strings.HasPrefix(c.name, "io.jwt.") && len(c.args) > 0 && isAuthorization(l.resolve(c.args[0])) {
-				found = append(found, finding(ruleBearer, c.at, "%s is given the whole authorization header", c.name))
-			}
-			if comparisons[c.name] && len(c.args) >= 2 {
-				found = append(found, l.comparison(c)...)
-			}
-		}
-		found = append(found, l.decodeOrder()...)
-		found = append(found, l.negations(l.rule)...)
+	return r
+}
+
+func (r *remark) call(l *local, c call) {
+	if strings.HasPrefix(c.name, "io.jwt.verify_") || c.name == "io.jwt.decode_verify" {
+		r.verified = append(r.verified, l.key(c.args))
 	}
-	return found
+	b := ast.BuiltinMap[c.name]
+	switch {
+	case b == nil:
+		return
+	case b.IsDeprecated():
+		r.found = append(r.found, finding(ruleDeprecated, c.at, "%s is deprecated", c.name))
+	case c.name == ast.JWTDecode.Name:
+		r.decoded = append(r.decoded, decoded{l.key(c.args), finding(ruleUnverified, c.at, "io.jwt.decode does not verify the token, and nothing else does")})
+	}
+	if strings.HasPrefix(c.name, "io.jwt.") && len(c.args) > 0 && isAuthorization(l.resolve(c.args[0])) {
+		r.found = append(r.found, finding(ruleBearer, c.at, "%s is given the whole authorization header", c.name))
+	}
+	if comparisons[c.name] && len(c.args) >= 2 {
+		r.found = append(r.found, l.comparison(c)...)
+	}
 }
 
 var comparisons = map[string]bool{
