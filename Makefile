@@ -6,7 +6,7 @@ COMPOSE ?= $(shell command -v docker-compose >/dev/null 2>&1 && echo docker-comp
 RACE    ?= $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 export COMPOSE
 
-.PHONY: build test lint demo up down bench jepsen clean
+.PHONY: build test fuzz lint demo up down bench jepsen clean
 
 # The static binary.
 build:
@@ -22,7 +22,19 @@ test: lint build
 	$(if $(MUSTER_TEST_DOCKER),,@echo "LEFT OUT: tests that need a Docker engine; ask for them with MUSTER_TEST_DOCKER=1")
 	$(GO) test $(RACE) -timeout 20m $$($(GO) list ./... | grep -v /jepsen)
 	cd bench && $(GO) vet ./... && $(GO) test $(RACE) ./...
+	$(MAKE) fuzz
 	$(GO) test -timeout 20m ./jepsen/...
+
+# Every decoder of foreign bytes, for a short time each; FUZZTIME=2m for a long one, FUZZ=./quota for one room. What is found
+# is written into testdata/fuzz beside the test: mend it, and keep the file as a test.
+FUZZTIME ?= 3s
+FUZZ     ?= ./...
+fuzz:
+	@$(GO) test -list '^Fuzz' $(FUZZ) | awk '/^Fuzz/ { f[n++] = $$1 } /^ok/ { for (i = 0; i < n; i++) print $$2, f[i]; n = 0 }' | \
+	while read -r package target; do \
+		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -parallel 2 -timeout 30m "$$package" >bin/fuzz.log 2>&1 || { cat bin/fuzz.log; exit 1; }; \
+		echo "$$target $$package: $$(grep -o 'execs: [0-9]*' bin/fuzz.log | tail -n 1)"; \
+	done
 
 # Format, vet, staticcheck; the arrows between the rooms are a test, tools/house.
 lint:
