@@ -97,7 +97,8 @@ func Open(cfg Config, m Machine) (*Cluster, error) {
 
 func (c *Cluster) openStore() error {
 	dir := filepath.Join(c.cfg.DataDir, "raft")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	// Raft would make the folder of its snapshots open to others.
+	if err := os.MkdirAll(filepath.Join(dir, "snapshots"), 0o700); err != nil {
 		return fault.Wrap(fault.Internal, err, "cannot make %s", dir)
 	}
 	var err error

@@ -1,16 +1,13 @@
 package node
 
 import (
-	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -115,23 +112,13 @@ func (n *Node) closeAudit() error {
 	return n.trail.Close()
 }
 
-// reopenAudit begins the trail's file anew at each SIGHUP.
-func (n *Node) reopenAudit(ctx context.Context) {
+// reopenAudit begins the trail's file anew.
+func (n *Node) reopenAudit() {
 	if n.trail == nil {
 		return
 	}
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-hup:
-			if err := n.trail.Reopen(); err != nil {
-				n.logger.Error("the audit trail cannot be opened anew; it goes on in the old file", "error", err)
-			}
-		}
+	if err := n.trail.Reopen(); err != nil {
+		n.logger.Error("the audit trail cannot be opened anew; it goes on in the old file", "error", err)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/muster-registry/muster/admit"
@@ -105,6 +106,9 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 		return err
 	}
 	n.tickets = certs.tickets
+	if err := n.checkSecretFiles(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data_dir: %w", err)
 	}
@@ -261,7 +265,6 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	n.shadow.Follow(n.machine.View().Policy)
 	go n.shadow.Run(running)
 	go n.beats.Run(running)
-	go n.reopenAudit(running)
 	go n.followCertificates(running, certs)
 	go n.followTickets(running)
 	go n.quotas.Run(running)
@@ -296,10 +299,12 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	for _, s := range servers {
 		go func() { failed <- s.run() }()
 	}
+	go n.follow(running, certs)
 	n.logger.Info("node is up", "control", n.cfg.Listen.Control, "policy", n.cfg.Listen.Policy, "peer", n.cfg.Listen.Peer, "version", n.version)
 	select {
 	case <-ctx.Done():
 		n.logger.Info("shutting down")
+		n.notify(daemon.SdNotifyStopping)
 	case err = <-failed:
 	}
 	return errors.Join(err, n.shutdown(servers))

@@ -2,9 +2,6 @@ package node
 
 import (
 	"context"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,18 +13,14 @@ import (
 const lookEvery = 5 * time.Second
 
 // followCertificates takes new certificates into use until the context ends:
-// soon after the files have changed, and at each SIGHUP.
+// soon after the files have changed. SIGHUP does so at once, see follow.
 func (n *Node) followCertificates(ctx context.Context, c *certificates) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-hup:
 		case <-tick.C:
 		}
 		_ = c.reload() // it has been logged

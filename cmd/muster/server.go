@@ -23,6 +23,7 @@ func (a *app) server() *cobra.Command {
 			if config == "" {
 				return usage("name the configuration file with --config")
 			}
+			closeFiles()
 			cfg, err := node.Load(config, a.env)
 			if err != nil {
 				return err

@@ -82,6 +82,7 @@ var homes = map[string][]string{
 	"github.com/prometheus/client_golang":      {"audit", "cluster", "fsm", "identity/provider", "node", "policy/decision", "policy/shadow", "policy/webhook", "policy/breakglass", "quota"},
 	"github.com/redis/go-redis":                {"quota"},
 	"go.opentelemetry.io/otel":                 {"trace"},
+	"github.com/coreos/go-systemd":             {"node"},
 	"go.opentelemetry.io/contrib":              {"trace"},
 	"github.com/coreos/go-oidc":                {"identity/provider"},
 	"github.com/go-jose/go-jose":               {"identity/provider"},
