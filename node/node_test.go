@@ -128,9 +128,11 @@ func (tr *trial) start(i int) {
 	logs, err := os.OpenFile(tr.file(n.id+".log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	must(tr.t, err)
 	cfg.Stdout, cfg.Stderr = logs, logs
+	var level slog.Level
+	must(tr.t, level.UnmarshalText([]byte(cfg.Log.Level)))
 	go func() {
 		defer logs.Close()
-		n.done <- node.RunWithout(ctx, cfg, "test", slog.New(slog.NewTextHandler(logs, nil)), n.without, n.patience)
+		n.done <- node.RunWithout(ctx, cfg, "test", slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: level})), n.without, n.patience)
 	}()
 }
 

@@ -44,12 +44,18 @@ func (s *spans) Export(ctx context.Context, req *collector.ExportTraceServiceReq
 	return &collector.ExportTraceServiceResponse{}, nil
 }
 
-func (s *spans) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	var body io.Reader = r.Body
+// unzipped is the body of a request as it was before it was packed.
+func unzipped(r *http.Request) io.Reader {
 	if r.Header.Get("Content-Encoding") == "gzip" {
-		body, _ = gzip.NewReader(r.Body)
+		if z, err := gzip.NewReader(r.Body); err == nil {
+			return z
+		}
 	}
-	b, err := io.ReadAll(body)
+	return r.Body
+}
+
+func (s *spans) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b, err := io.ReadAll(unzipped(r))
 	req := new(collector.ExportTraceServiceRequest)
 	if err != nil || r.URL.Path != "/v1/traces" || proto.Unmarshal(b, req) != nil {
 		w.WriteHeader(http.StatusBadRequest)

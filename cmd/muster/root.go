@@ -36,7 +36,7 @@ func (a *app) root() *cobra.Command {
 		s.GroupID = groupCluster
 		c.AddCommand(s)
 	}
-	c.AddCommand(a.versions())
+	c.AddCommand(a.versions(), a.debug())
 	return c
 }
 

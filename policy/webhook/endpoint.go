@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"time"
@@ -268,6 +269,9 @@ func (e *endpoint) attempt(ctx context.Context, id string, body []byte) (answer,
 
 // unreached tells what another attempt may mend from what it cannot.
 func unreached(err error) error {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err // without the URL, whose path or query may be what the endpoint knows its callers by
+	}
 	if _, ok := errors.AsType[*egress.Refused](err); ok {
 		return backoff.Permanent(&failure{told: errRefused, cause: err})
 	}

@@ -317,6 +317,37 @@ func TestEveryLawNamesItsTests(t *testing.T) {
 	}
 }
 
+// TestTheThreatModelNamesItsTests reads the table in docs/security.md: each
+// line names tests, and they are there.
+func TestTheThreatModelNamesItsTests(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "..", "docs", "security.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(b), "| who | what they try | what stops them | shown by |\n|---|---|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	cell := regexp.MustCompile("^`([a-z/]+)`: ((?:`(?:Test|Fuzz)[A-Za-z0-9]+`(?:, )?)+)$")
+	rows := 0
+	for row := range strings.Lines(table) {
+		rows++
+		cells := strings.Split(strings.TrimSuffix(strings.TrimSpace(row), " |"), " | ")
+		shown := cell.FindStringSubmatch(cells[len(cells)-1])
+		if len(cells) != 4 || shown == nil {
+			t.Errorf("this line names no tests of one folder in the form `folder`: `Test…`, `Fuzz…`: %s", row)
+			continue
+		}
+		there := tests(t, shown[1])
+		for _, name := range strings.Split(strings.ReplaceAll(shown[2], "`", ""), ", ") {
+			if !there[name] {
+				t.Errorf("docs/security.md names %s in %s, which is not there", name, shown[1])
+			}
+		}
+	}
+	if !found || rows < 20 {
+		t.Errorf("the table of threats has %d lines", rows)
+	}
+}
+
 // tests lists the tests in a folder.
 func tests(t *testing.T, folder string) map[string]bool {
 	t.Helper()
