@@ -98,8 +98,14 @@ func (b *batch) emit(bucket, key string, old, new []byte) {
 		}
 	}
 	switch bucket {
-	case registry.BucketInstances:
-		b.events.Instances = append(b.events.Instances, key)
+	case registry.BucketServices, registry.BucketVersions, registry.BucketInstances:
+		// The revision is taken after the change was made: see took.
+		b.events.Records = append(b.events.Records, Record{bucket, key, b.revision + 1, old, new})
+		if bucket == registry.BucketInstances {
+			b.events.Instances = append(b.events.Instances, key)
+		}
+	case identity.Bucket:
+		b.events.Tokens = true
 	case policy.BucketRevisions, policy.BucketActive:
 		b.events.Policies = true
 	case setting.Bucket:

@@ -55,8 +55,17 @@ type View struct {
 type Events struct {
 	Instances []string // keys "namespace/service/id" that were put or removed
 	Policies  bool     // a policy revision was staged, shadowed or activated
+	Records   []Record // changes of services, versions and instances, in order; none where Replaced
+	Tokens    bool     // a token was put or removed
 	Settings  []string // keys "kind/namespace/name" of settings that were put or removed
 	Replaced  bool     // the whole state was replaced by a restore or a Raft snapshot
+}
+
+// Record is one stored change of the registry.
+type Record struct {
+	Bucket, Key string
+	Revision    uint64
+	Old, New    []byte // JSON; nil: there was none, there is none
 }
 
 // ErrStale is the result of a command whose record has changed since it was

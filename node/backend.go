@@ -11,6 +11,7 @@ import (
 	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/feed"
 	"github.com/muster-registry/muster/fsm"
 	"github.com/muster-registry/muster/lease"
 	"github.com/muster-registry/muster/policy"
@@ -44,10 +45,8 @@ func (b backend) Document(namespace, service, version string, revision uint64) (
 	return b.machine.Document(namespace, service, version, revision)
 }
 
-// Watch implements door.Backend.
-func (b backend) Watch(namespace, service string) (<-chan struct{}, func()) {
-	return b.machine.Watch(namespace, service)
-}
+// Feed implements door.Backend.
+func (b backend) Feed() *feed.Feed { return b.changes }
 
 // AwaitRevision implements door.Backend.
 func (b backend) AwaitRevision(ctx context.Context, revision uint64) error {

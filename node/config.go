@@ -40,6 +40,7 @@ type Config struct {
 	Webhook   WebhookSettings   `yaml:"webhook"`
 	Limits    LimitSettings     `yaml:"limits"`
 	Identity  IdentitySettings  `yaml:"identity"`
+	Watch     WatchSettings     `yaml:"watch"`
 	Quota     QuotaSettings     `yaml:"quota"`
 	Raft      RaftSettings      `yaml:"raft"`
 	Audit     AuditSettings     `yaml:"audit"`
@@ -194,6 +195,7 @@ func Defaults() *Config {
 			Body: 4 << 20, Definition: 16 << 20, JSONDepth: 64, Headers: 64 << 10,
 			Evaluation: 50 * time.Millisecond, InFlight: 10_000,
 		},
+		Watch: WatchSettings{History: 16_384, HistoryBytes: 16 << 20, Watchers: 20_000},
 		Raft: RaftSettings{
 			HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond, LeaderLease: 500 * time.Millisecond,
 			SnapshotInterval: 30 * time.Second, SnapshotThreshold: 65_536, TrailingLogs: 16_384,

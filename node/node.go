@@ -26,6 +26,7 @@ import (
 	"github.com/muster-registry/muster/api/rest"
 	"github.com/muster-registry/muster/audit"
 	"github.com/muster-registry/muster/cluster"
+	"github.com/muster-registry/muster/feed"
 	"github.com/muster-registry/muster/fsm"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/identity/provider"
@@ -54,6 +55,7 @@ type Node struct {
 	logger  *slog.Logger
 
 	machine *fsm.Machine
+	changes *feed.Feed
 	cluster *cluster.Cluster
 	engine  *rego.Engine
 	shadow  *shadow.Shadow
@@ -132,6 +134,7 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 	if err := n.openAudit(registry); err != nil {
 		return err
 	}
+	n.changes = feed.New(feed.Options{Events: cfg.Watch.History, Bytes: int64(cfg.Watch.HistoryBytes), Registry: registry}, n.machine.View().Revision)
 	n.engine = rego.New(rego.Options{
 		Limit: cfg.Limits.Evaluation, ValidSchema: definition.Valid, MinCoverage: cfg.Policy.MinCoverage, Without: v.without,
 		Logger: n.logger, Compiled: n.metrics.engineWatched(),
@@ -217,6 +220,7 @@ func (n *Node) wire(rules *library.Library) {
 
 // applied follows the state machine, on its goroutine.
 func (n *Node) applied(v *fsm.View, ev fsm.Events) {
+	n.tell(v, ev)
 	if ev.Replaced {
 		n.leases.Reset()
 	} else if len(ev.Instances) > 0 {
@@ -271,6 +275,7 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	if n.providers != nil {
 		go n.providers.Run(running)
 	}
+	go n.progress(running)
 	go func() {
 		for {
 			select {
@@ -314,6 +319,7 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 // calls under way finish.
 func (n *Node) shutdown(servers []*server) error {
 	n.draining.Store(true)
+	n.changes.Close() // watchers go on elsewhere
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if n.cluster.IsLeader() && len(n.cluster.Members()) > 1 {
@@ -362,7 +368,7 @@ func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server,
 		return nil, err
 	}
 	lim := n.cfg.Limits
-	in := door.New(backend{n}, who, door.Options{MaxInFlight: int64(lim.InFlight), MaxStaleness: n.cfg.Isolation.MaxStaleness, Refused: n.refused, Answered: n.answered()})
+	in := door.New(backend{n}, who, door.Options{MaxInFlight: int64(lim.InFlight), MaxWatchers: int64(n.cfg.Watch.Watchers), MaxStaleness: n.cfg.Isolation.MaxStaleness, Refused: n.refused, Answered: n.answered()})
 	api, err := rest.New(backend{n}, in, rest.Options{
 		Logger: n.logger, Version: n.version, MaxBody: int64(lim.Body), MaxDefinition: int64(lim.Definition),
 		MaxDepth:    lim.JSONDepth,

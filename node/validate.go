@@ -150,6 +150,7 @@ func (c *Config) validateLimits() (errs []error) {
 	}{
 		{"limits.body", int64(c.Limits.Body)}, {"limits.definition", int64(c.Limits.Definition)}, {"limits.headers", int64(c.Limits.Headers)},
 		{"limits.in_flight", int64(c.Limits.InFlight)},
+		{"watch.history", int64(c.Watch.History)}, {"watch.history_bytes", int64(c.Watch.HistoryBytes)}, {"watch.watchers", int64(c.Watch.Watchers)},
 		{"raft.snapshot_threshold", int64(c.Raft.SnapshotThreshold)}, {"raft.trailing_logs", int64(c.Raft.TrailingLogs)},
 	} {
 		if n.value <= 0 {

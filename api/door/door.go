@@ -15,6 +15,7 @@ import (
 
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/feed"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
@@ -38,15 +39,13 @@ type Backend interface {
 	// NodeID names this node.
 	NodeID() string
 	// State gives the newest local state; it costs no more than a pointer. It
-	// is never older than what AwaitRevision, ReadIndex or Watch has announced.
+	// is never older than what AwaitRevision, ReadIndex or Feed has announced.
 	State() *State
 	// Document gives a definition's exact bytes, as the version record of that
 	// revision describes it.
 	Document(namespace, service, version string, revision uint64) ([]byte, error)
-	// Watch gives a channel that is closed at the next change of the service's
-	// instances, and a function that gives the channel back. It is taken before
-	// the state is read.
-	Watch(namespace, service string) (changed <-chan struct{}, release func())
+	// Feed tells of changes. The state has every change that it tells of.
+	Feed() *feed.Feed
 	// AwaitRevision returns when the local state has the revision.
 	AwaitRevision(ctx context.Context, revision uint64) error
 	// ReadIndex returns when the local state has every change that was
@@ -72,6 +71,7 @@ type Backend interface {
 // Options are the limits. The zero value of a field means its default.
 type Options struct {
 	MaxInFlight  int64         // calls at one time, of all edges together; 10 000
+	MaxWatchers  int64         // streams that follow changes, likewise, which are not in flight; 20 000
 	MaxStaleness time.Duration // reads of a state older than this are refused; 30 s, negative: never
 	// Refused is told of every call that is about to be answered
 	// unauthenticated, refused or limited, and of every change that is about to
@@ -99,12 +99,16 @@ type Door struct {
 	opt      Options
 	ids      requestIDs
 	inFlight atomic.Int64
+	watching atomic.Int64
 }
 
 // New builds the door.
 func New(backend Backend, auth *identity.Authenticator, opt Options) *Door {
 	if opt.MaxInFlight == 0 {
 		opt.MaxInFlight = 10_000
+	}
+	if opt.MaxWatchers == 0 {
+		opt.MaxWatchers = 20_000
 	}
 	if opt.MaxStaleness == 0 {
 		opt.MaxStaleness = 30 * time.Second

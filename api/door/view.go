@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/feed"
 )
 
 // How long a read waits: by default, and at most.
@@ -31,9 +32,7 @@ func Any() Reading { return Reading{MaxStaleness: math.MaxInt64, Wait: WaitRevis
 
 // Changes tells a blocked read what it waits for.
 type Changes struct {
-	// Watch gives a channel that is closed at the next change, and a function
-	// that gives it back.
-	Watch func() (changed <-chan struct{}, release func())
+	Scope feed.Scope // no change outside of it wakes the read
 	// Revision is that of the last change of what is read in a state. What is
 	// not there has changed: nobody waits for it.
 	Revision func(*State) uint64
@@ -46,7 +45,7 @@ func (c *Call) View(rd Reading, changes *Changes) error {
 		return c.Young()
 	}
 	if rd.Index > 0 && changes == nil {
-		return fault.New(fault.BadRequest, "index works on discovery, on one record, and on the instances of one service; leave it out here")
+		return fault.New(fault.BadRequest, "this list cannot be waited for; leave index out here")
 	}
 	ctx, cancel := context.WithTimeout(c.req.Context(), rd.Wait)
 	defer cancel()
@@ -101,7 +100,7 @@ func (c *Call) await(ctx context.Context, revision uint64) error {
 // that. When the time is over, the state at that moment answers.
 func (c *Call) block(ctx context.Context, changes *Changes, rd Reading) error {
 	for over := false; ; {
-		next, release := changes.Watch()
+		next, release := c.door.backend.Feed().Watch(changes.Scope)
 		err := c.Again()
 		if err == nil && !over && changes.Revision(c.State) <= rd.Index {
 			select {

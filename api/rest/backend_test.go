@@ -23,6 +23,7 @@ import (
 	"github.com/muster-registry/muster/api/rest"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/feed"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/quota"
@@ -37,7 +38,7 @@ var start = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
 type memory struct {
 	state   atomic.Pointer[door.State]
 	mu      sync.Mutex // guards what follows, and changes to state
-	changed map[registry.Key]chan struct{}
+	feed    *feed.Feed
 	reached chan struct{} // closed and replaced at every change
 	docs    map[string][]byte
 	beats   []string
@@ -55,7 +56,7 @@ type memory struct {
 }
 
 func newMemory() *memory {
-	m := &memory{changed: map[registry.Key]chan struct{}{}, reached: make(chan struct{}), docs: map[string][]byte{}}
+	m := &memory{feed: feed.New(feed.Options{}, 0), reached: make(chan struct{}), docs: map[string][]byte{}}
 	m.state.Store(&door.State{Registry: registry.New(), Policy: policy.NewTable(), Tokens: identity.NewTable(), Settings: setting.NewTable(), ClusterID: "c1"})
 	m.decide = func(in *policy.Input) policy.Decision { return policy.Decision{Allow: true} }
 	m.readIndex = func(context.Context) error { return nil }
@@ -91,15 +92,7 @@ func (m *memory) Document(ns, svc, v string, revision uint64) ([]byte, error) {
 	return b, nil
 }
 
-func (m *memory) Watch(ns, svc string) (<-chan struct{}, func()) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	k := registry.Key{Namespace: ns, Service: svc}
-	if m.changed[k] == nil {
-		m.changed[k] = make(chan struct{})
-	}
-	return m.changed[k], func() {}
-}
+func (m *memory) Feed() *feed.Feed { return m.feed }
 
 func (m *memory) AwaitRevision(ctx context.Context, revision uint64) error {
 	for {
@@ -129,7 +122,11 @@ func (m *memory) Submit(_ context.Context, in *command.Intent) (*command.Receipt
 	next := *m.state.Load()
 	next.Revision++
 	st := registry.Stamp{Revision: next.Revision, Time: start, By: in.Principal.Id}
-	reg := next.Registry.Txn(func(bucket, key string, _, value []byte) {
+	var events []*feed.Event
+	reg := next.Registry.Txn(func(bucket, key string, old, value []byte) {
+		if e := feed.Change(bucket, key, next.Revision, old, value); e != nil {
+			events = append(events, e)
+		}
 		if bucket == registry.BucketDocuments {
 			m.docs[key] = value
 		}
@@ -140,20 +137,16 @@ func (m *memory) Submit(_ context.Context, in *command.Intent) (*command.Receipt
 	}
 	receipt.Revision = next.Revision
 	next.Registry = reg.Commit()
-	m.publish(&next, reg.Touched())
+	m.publish(&next, events)
 	return receipt, nil
 }
 
-func (m *memory) publish(next *door.State, touched []registry.Key) {
+func (m *memory) publish(next *door.State, events []*feed.Event) {
 	m.state.Store(next)
 	close(m.reached)
 	m.reached = make(chan struct{})
-	for _, k := range touched {
-		if ch := m.changed[k]; ch != nil {
-			close(ch)
-			delete(m.changed, k)
-		}
-	}
+	m.feed.Publish(next.Revision, events)
+	m.feed.Check()
 }
 
 func (m *memory) apply(st registry.Stamp, in *command.Intent, reg *registry.Txn, next *door.State) (*command.Receipt, error) {

@@ -96,18 +96,8 @@ func listDiscovery(c *call) error {
 	if err != nil {
 		return err
 	}
-	if c.namespace = q.Get("namespace"); c.namespace != "" {
-		if err := checkName("/namespace", c.namespace, registry.ValidName); err != nil {
-			return err
-		}
-	}
-	if c.service = q.Get("service"); c.service != "" {
-		if err := checkName("/service", c.service, registry.ValidName); err != nil {
-			return err
-		}
-		if c.namespace == "" {
-			c.namespace = "default"
-		}
+	if err := c.scope(q.Get("namespace"), q.Get("service")); err != nil {
+		return err
 	}
 	if err := c.Permit(c.route.Action, c.route.Kind, c.namespace); err != nil {
 		return err
@@ -119,7 +109,7 @@ func listDiscovery(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.view(nil); err != nil {
+	if err := c.view(c.listChanged); err != nil {
 		return err
 	}
 	page, next, err := items(after, limit, func(after string, n int) ([]*registry.Entry, string) {

@@ -268,7 +268,7 @@ func TestBadQueries(t *testing.T) {
 		}
 	}
 	// A list of many services cannot wait for one of them.
-	refused(t, e.do(ask{caller: "viewer", method: "GET", path: "/v1/services?index=1"}), 400, fault.BadRequest)
+	refused(t, e.do(ask{caller: "viewer", method: "GET", path: cart + "/versions?index=1"}), 400, fault.BadRequest)
 }
 
 func TestForwardingLoop(t *testing.T) {

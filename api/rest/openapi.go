@@ -199,7 +199,7 @@ func parameters(op *openapi3.Operation, r *Route) {
 			Param{Name: "wait", Type: "string", Description: "how long to wait, such as 5s"})
 	}
 	if r.Blocks {
-		query = append(query, Param{Name: "index", Type: "integer", Description: "answer when the service changed after this revision, or when wait is over"})
+		query = append(query, Param{Name: "index", Type: "integer", Description: "answer when what is read changed after this revision, or when wait is over"})
 	}
 	if r.Pages {
 		query = append(query, Param{Name: "limit", Type: "integer", Description: "1 to 1000, by default 100"},

@@ -128,7 +128,7 @@ func listServices(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.view(nil); err != nil {
+	if err := c.view(c.listChanged); err != nil {
 		return err
 	}
 	page, next, err := items(after, limit, func(after string, n int) ([]*registry.Service, string) {

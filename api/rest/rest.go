@@ -187,7 +187,7 @@ func (a *API) Routes() []Route { return a.routes }
 // ServeHTTP answers one request. Bodies above 1 KiB are compressed for who
 // asks for it.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if _, ok := r.Header["Accept-Encoding"]; ok {
+	if _, ok := r.Header["Accept-Encoding"]; ok && r.URL.Path != watchPath {
 		a.zipped.ServeHTTP(w, r)
 		return
 	}

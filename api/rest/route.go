@@ -76,7 +76,7 @@ var (
 // routes is the table.
 func routes() []Route {
 	var all []Route
-	for _, part := range [][]Route{serviceRoutes(), versionRoutes(), instanceRoutes(), discoveryRoutes(),
+	for _, part := range [][]Route{serviceRoutes(), versionRoutes(), instanceRoutes(), discoveryRoutes(), watchRoutes(),
 		policyRoutes(), decisionRoutes(), shadowRoutes(), syncRoutes(), settingRoutes(), breakGlassRoutes(), quotaRoutes(), tokenRoutes(), clusterRoutes(), openRoutes()} {
 		all = append(all, part...)
 	}
@@ -87,9 +87,9 @@ func serviceRoutes() []Route {
 	missing := []fault.Code{fault.ServiceNotFound}
 	return []Route{
 		{Method: http.MethodGet, Path: "/v1/services", ID: "listAllServices", Summary: "List the services of all namespaces",
-			Action: policy.Lookup, Kind: registry.KindService, Status: 200, Reads: true, Pages: true, Answer: registry.Service{}, handle: listServices},
+			Action: policy.Lookup, Kind: registry.KindService, Status: 200, Reads: true, Blocks: true, Pages: true, Answer: registry.Service{}, handle: listServices},
 		{Method: http.MethodGet, Path: serviceBase, ID: "listServices", Summary: "List the services of a namespace",
-			Action: policy.Lookup, Kind: registry.KindService, Status: 200, Reads: true, Pages: true, Answer: registry.Service{}, handle: listServices},
+			Action: policy.Lookup, Kind: registry.KindService, Status: 200, Reads: true, Blocks: true, Pages: true, Answer: registry.Service{}, handle: listServices},
 		{Method: http.MethodGet, Path: servicePath, ID: "getService", Summary: "Get a service",
 			Action: policy.Lookup, Kind: registry.KindService, Status: 200, Reads: true, Answer: registry.Service{}, Refusals: missing, handle: getService},
 		{Method: http.MethodPut, Path: servicePath, ID: "putService", Summary: "Create or change a service",
@@ -143,7 +143,7 @@ func discoveryRoutes() []Route {
 			Action: policy.Lookup, Kind: registry.KindService, Status: 200, Reads: true, Blocks: true, Query: selectionParams, Answer: Discovery{},
 			Refusals: []fault.Code{fault.ServiceNotFound}, handle: discover},
 		{Method: http.MethodGet, Path: "/v1/discovery", ID: "listDiscovery", Summary: "List the services the caller may see, with counts; with service=, find its instances",
-			Action: policy.Lookup, Kind: registry.KindService, Status: 200, Reads: true, Pages: true, Answer: DiscoveredService{},
+			Action: policy.Lookup, Kind: registry.KindService, Status: 200, Reads: true, Blocks: true, Pages: true, Answer: DiscoveredService{},
 			Query:    append([]Param{{Name: "namespace", Type: "string"}, {Name: "service", Type: "string"}}, selectionParams...),
 			Refusals: []fault.Code{fault.ServiceNotFound}, handle: listDiscovery},
 		{Method: http.MethodPost, Path: "/v1/authorize", ID: "authorize", Summary: "Ask the active policy about exactly the input given",

@@ -6,6 +6,7 @@ import (
 
 	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/feed"
 )
 
 func parseReading(q url.Values) (rd door.Reading, err error) {
@@ -33,6 +34,10 @@ func parseReading(q url.Values) (rd door.Reading, err error) {
 	return rd, err
 }
 
+// listChanged is the revision of the last change in the namespace of the list,
+// or in any.
+func (c *call) listChanged(*door.State) uint64 { return c.api.backend.Feed().Changed(c.namespace) }
+
 // view settles which state answers a read. changed gives the revision of what
 // is read in a state; it is nil where a read cannot wait for its next change.
 func (c *call) view(changed func(*door.State) uint64) error {
@@ -50,7 +55,5 @@ func (c *call) view(changed func(*door.State) uint64) error {
 	if changed == nil {
 		return c.View(rd, nil)
 	}
-	return c.View(rd, &door.Changes{Revision: changed, Watch: func() (<-chan struct{}, func()) {
-		return c.api.backend.Watch(c.namespace, c.service)
-	}})
+	return c.View(rd, &door.Changes{Revision: changed, Scope: feed.Scope{Namespace: c.namespace, Service: c.service}})
 }
