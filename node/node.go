@@ -39,6 +39,7 @@ import (
 	"github.com/muster-registry/muster/policy/rego/library"
 	"github.com/muster-registry/muster/policy/shadow"
 	"github.com/muster-registry/muster/policy/sign"
+	"github.com/muster-registry/muster/port"
 	"github.com/muster-registry/muster/quota"
 	"github.com/muster-registry/muster/registry/definition"
 	"github.com/muster-registry/muster/setting"
@@ -343,11 +344,14 @@ type server struct {
 	*http.Server
 	listener net.Listener
 	secure   bool
+	port     *port.Port // before the server; nil: none
 }
 
 func (s *server) run() error {
 	var err error
-	if s.secure {
+	if s.port != nil {
+		err = s.port.Serve(s.listener)
+	} else if s.secure {
 		err = s.ServeTLS(s.listener, "", "")
 	} else {
 		err = s.Serve(s.listener)
@@ -382,12 +386,7 @@ func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server,
 	if err != nil {
 		return nil, err
 	}
-	control := &server{Server: n.httpServer(n.cfg.Listen.Control, n.tracer.Handler(api)), secure: !n.cfg.Insecure}
-	control.TLSConfig = certs.control()
-	if n.cfg.Insecure {
-		n.logger.Warn("insecure is set: the control port speaks plain HTTP, and tokens can be read on the wire")
-	}
-	servers := []*server{control}
+	servers := []*server{n.controlServer(certs, in, n.tracer.Handler(api))}
 	if n.cfg.Listen.Policy != Off {
 		s, err := n.policyServer(who, certs, reg)
 		if err != nil {

@@ -1,0 +1,5 @@
+// Package musterv1 owns the messages and the service of muster's own gRPC API.
+// It is generated from muster.proto and refuses any logic of its own.
+package musterv1
+
+//go:generate protoc --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative muster.proto
