@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+
+	"github.com/muster-registry/muster/policy"
 )
 
 // Message is the message of every line about a decision.
@@ -62,7 +64,7 @@ func (e *Event) JSON() []byte {
 	r := e.record
 	b := append(e.json, `{"type":"openpolicyagent.org/decision_logs","labels":`...)
 	b = labels(b, r.Labels)
-	b = quote(member(b, "decision_id"), r.ID)
+	b = policy.AppendText(member(b, "decision_id"), r.ID)
 	b = r.Trace.append(b)
 	b = strconv.AppendUint(append(member(b, "revision"), '"'), r.PolicyRevision, 10)
 	b = strconv.AppendUint(append(b, `","bundles":{"muster":{"revision":"`...), r.PolicyRevision, 10)
@@ -98,8 +100,8 @@ func (e *Event) JSON() []byte {
 	b = text(b, "requested_by", r.RequestedBy)
 	b = instant(member(b, "timestamp"), r.Time)
 	b = strconv.AppendInt(append(b, `,"metrics":{"timer_server_handler_ns":`...), r.TookNS, 10)
-	b = quote(append(b, `},"msg":"`+Message+`","`+Message+`":`...), r.EntryPoint)
-	b = quote(member(b, "opa_eval_result"), e.verdict())
+	b = policy.AppendText(append(b, `},"msg":"`+Message+`","`+Message+`":`...), r.EntryPoint)
+	b = policy.AppendText(member(b, "opa_eval_result"), e.verdict())
 	b = strconv.AppendUint(member(b, "policy_revision"), r.PolicyRevision, 10)
 	b = number(b, "data_revision", int64(r.Revision))
 	b = text(b, "engine", r.Engine)

@@ -187,8 +187,9 @@ func (l *Log) push(a asked) {
 
 // spill keeps a refusal on its caller's goroutine.
 func (l *Log) spill(a asked) {
-	r := new(Record)
-	l.record(r, &a)
+	w := new(writer)
+	l.record(w, &a)
+	r := &w.record
 	err := l.opt.Store.Append(r)
 	if err == nil {
 		err = l.opt.Store.Flush()
@@ -275,14 +276,15 @@ func (l *Log) run() {
 // writer is what one goroutine keeps decisions with, again and again.
 type writer struct {
 	record Record
+	input  []byte // of the record, where the log renders it
 	event  Event
 }
 
 func (l *Log) keep(w *writer, batch []asked) {
 	refusals := false
 	for i := range batch {
+		l.record(w, &batch[i])
 		r := &w.record
-		l.record(r, &batch[i])
 		if err := l.opt.Store.Append(r); err != nil {
 			l.failed("store", err)
 		} else {
@@ -333,9 +335,10 @@ func (l *Log) flush() {
 	}
 }
 
-// record renders a decision.
-func (l *Log) record(r *Record, a *asked) {
-	d := &a.decision
+// record renders a decision into the writer's record, which holds until the
+// next one.
+func (l *Log) record(w *writer, a *asked) {
+	r, d := &w.record, &a.decision
 	*r = Record{
 		ID: d.ID, Time: d.Time.UTC(), Node: l.opt.Node, PolicyRevision: d.PolicyRevision, Revision: a.question.Call.Revision, Engine: l.opt.Engine,
 		EntryPoint: d.EntryPoint, Named: a.question.Entrypoint != "", Document: a.question.Document, TookNS: a.took.Nanoseconds(), RequestedBy: a.question.Call.Source,
@@ -349,8 +352,11 @@ func (l *Log) record(r *Record, a *asked) {
 	if in := a.question.Input; in != nil {
 		l.fill(r, in)
 		var err error
-		if input, err = in.Document(); err != nil {
+		if input, err = in.AppendDocument(w.input[:0]); err != nil {
 			l.opt.Logger.Error("the input of a decision cannot be kept", "decision_id", r.ID, "error", err)
+		}
+		if w.input = input; cap(w.input) > maxKept {
+			w.input = nil
 		}
 	}
 	// What nobody came to read may be anything; a record has to stay JSON.

@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
+	"github.com/muster-registry/muster/policy"
 )
 
 // Records and events are written by hand, member after member, into memory
@@ -26,7 +26,7 @@ func text(b []byte, name, value string) []byte {
 	if value == "" {
 		return b
 	}
-	return quote(member(b, name), value)
+	return policy.AppendText(member(b, name), value)
 }
 
 // number is a member that is left out where it is zero.
@@ -63,7 +63,7 @@ func list(b []byte, name string, values []string) []byte {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = quote(b, v)
+		b = policy.AppendText(b, v)
 	}
 	return append(b, ']')
 }
@@ -81,20 +81,9 @@ func labels(b []byte, of map[string]string) []byte {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = quote(append(quote(b, name), ':'), of[name])
+		b = policy.AppendText(append(policy.AppendText(b, name), ':'), of[name])
 	}
 	return append(b, '}')
-}
-
-// quote writes a string; what is not UTF-8 in it is replaced.
-func quote(b []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			b, _ = jsontext.AppendQuote(b, s) // the error only tells of the replacement
-			return b
-		}
-	}
-	return append(append(append(b, '"'), s...), '"')
 }
 
 func instant(b []byte, t time.Time) []byte {
@@ -103,14 +92,14 @@ func instant(b []byte, t time.Time) []byte {
 
 // append writes the record as JSON.
 func (r *Record) append(b []byte) []byte {
-	b = quote(member(append(b, '{'), "decision_id"), r.ID)
+	b = policy.AppendText(member(append(b, '{'), "decision_id"), r.ID)
 	b = instant(member(b, "time"), r.Time)
-	b = quote(member(b, "node"), r.Node)
+	b = policy.AppendText(member(b, "node"), r.Node)
 	b = strconv.AppendUint(member(b, "policy_revision"), r.PolicyRevision, 10)
 	b = text(b, "policy_digest", r.PolicyDigest)
 	b = number(b, "revision", int64(r.Revision))
 	b = text(b, "engine", r.Engine)
-	b = quote(member(b, "entrypoint"), r.EntryPoint)
+	b = policy.AppendText(member(b, "entrypoint"), r.EntryPoint)
 	b = truth(b, "named", r.Named)
 	b = truth(b, "document", r.Document)
 	b = raw(b, "input", r.Input)

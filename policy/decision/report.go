@@ -122,7 +122,7 @@ func hider(secrets []string) func(string) string {
 			return
 		}
 		texts = append(texts, s)
-		if quoted := quote(nil, s); len(quoted) != len(s)+2 {
+		if quoted := policy.AppendText(nil, s); len(quoted) != len(s)+2 {
 			texts = append(texts, string(quoted[1:len(quoted)-1]))
 		}
 	}
