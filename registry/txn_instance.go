@@ -30,7 +30,7 @@ func (t *Txn) PutInstance(st Stamp, ns, svc, id string, spec []byte, observed ui
 	}
 	rec = &Instance{ID: id, Status: Passing,
 		InstanceSpec: InstanceSpec{Weight: 1, TTL: defaultTTL, DeregisterAfter: defaultDeregister}}
-	if err := readSpec(spec, &rec.InstanceSpec); err != nil {
+	if err := readInstance(spec, &rec.InstanceSpec); err != nil {
 		return nil, false, err
 	}
 	if prev == nil {
