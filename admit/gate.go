@@ -17,8 +17,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json"
+
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
 	"github.com/muster-registry/muster/registry/schema"
@@ -36,6 +39,7 @@ type State struct {
 	Registry *registry.Snapshot
 	Policy   *policy.Table
 	Settings *setting.Table
+	Tokens   *identity.Table
 	Restore  string // id of a restore in progress, or empty
 
 	// Repeat gives the first answer to the command's Idempotency-Key, if any.
@@ -186,7 +190,7 @@ func (g *Gate) admitOp(ctx context.Context, st State, in *command.Intent, cmd *c
 		return g.admitPut(ctx, st, in, cmd, op.Put)
 	case *command.Command_Delete:
 		if op.Delete.Kind == command.Kind_TOKEN {
-			return cmd, Permit(in, policy.Manage, "token", "")
+			return g.admitTokenEnd(st, in, cmd, op.Delete)
 		}
 		if op.Delete.Kind == command.Kind_SETTING {
 			return g.admitUnset(ctx, st, in, cmd, op.Delete)
@@ -204,6 +208,26 @@ func (g *Gate) admitOp(ctx context.Context, st State, in *command.Intent, cmd *c
 		return cmd, Permit(in, policy.Manage, "snapshot", "")
 	}
 	return nil, fault.New(fault.BadRequest, "a caller cannot ask for %T", in.Command.Op)
+}
+
+// admitTokenEnd puts a revocation in the place of the token: a restore may bring
+// the token back, and must not make it good again.
+func (g *Gate) admitTokenEnd(st State, in *command.Intent, cmd *command.Command, d *command.Delete) (*command.Command, error) {
+	if err := Permit(in, policy.Manage, "token", ""); err != nil {
+		return nil, err
+	}
+	rev := identity.Revocation{Kind: identity.RevokeToken, Value: d.Name, Reason: "the token was revoked"}
+	if st.Tokens != nil {
+		if t, ok := st.Tokens.Get(d.Name); ok {
+			rev.ExpiresAt = t.ExpiresAt
+		}
+	}
+	spec, err := json.Marshal(&rev, json.Deterministic(true))
+	if err != nil {
+		return nil, err
+	}
+	cmd.Op = &command.Command_Delete{Delete: &command.Delete{Kind: d.Kind, Name: d.Name, Revocation: spec, RevocationName: rev.ID()}}
+	return cmd, nil
 }
 
 func partOfRestore(c *command.Command) bool {

@@ -133,7 +133,18 @@ func Permit(in *command.Intent, action policy.Action, kind, namespace string) er
 
 func principal(in *command.Intent) policy.Principal {
 	p := in.GetPrincipal()
-	return policy.Principal{ID: p.GetId(), Kind: p.GetKind(), Roles: p.GetRoles(), Namespaces: p.GetNamespaces(), Claims: p.GetClaims()}
+	return policy.Principal{ID: p.GetId(), Kind: p.GetKind(), Roles: p.GetRoles(), Namespaces: p.GetNamespaces(), Claims: p.GetClaims(), Grants: grants(p)}
+}
+
+func grants(p *command.Principal) []policy.Grant {
+	if len(p.GetGrants()) == 0 {
+		return nil
+	}
+	all := make([]policy.Grant, len(p.GetGrants()))
+	for i, g := range p.GetGrants() {
+		all[i] = policy.Grant{Roles: g.GetRoles(), Namespaces: g.GetNamespaces()}
+	}
+	return all
 }
 
 // lockKey names what two intents must not change at the same time. Versions

@@ -147,6 +147,61 @@ func (c *Client) Tokens(ctx context.Context) ([]jsontext.Value, error) {
 	return c.pages(ctx, []string{"v1", "tokens"}, Read{})
 }
 
+// Revocation says that credentials are no longer good. What the caller gives is
+// sent; Name, Pending and InForceAt are the cluster's.
+type Revocation struct {
+	Kind      string    `json:"kind"` // jti, subject, serial, token, spiffe, key
+	Value     string    `json:"value"`
+	Reason    string    `json:"reason"`
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
+
+	Name      string    `json:"name,omitzero"`
+	Revision  uint64    `json:"revision,omitzero"`
+	CreatedAt time.Time `json:"created_at,omitzero"`
+	CreatedBy string    `json:"created_by,omitzero"`
+
+	Pending   []string  `json:"pending,omitzero"`     // nodes that could not be reached
+	InForceAt time.Time `json:"in_force_at,omitzero"` // from then on those do not answer either
+}
+
+// Revoke refuses a credential from now on. When it returns, every node that
+// lives does; those that could not be reached are listed.
+func (c *Client) Revoke(ctx context.Context, r Revocation) (*Revocation, jsontext.Value, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := c.do(ctx, call{method: http.MethodPost, path: []string{"v1", "revocations"}, body: body, keyed: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	done := new(Revocation)
+	if err := json.Unmarshal(a.body, done); err != nil {
+		return nil, nil, unreadable(err)
+	}
+	return done, a.body, nil
+}
+
+// Revocations lists what is revoked.
+func (c *Client) Revocations(ctx context.Context) ([]jsontext.Value, error) {
+	return c.pages(ctx, []string{"v1", "revocations"}, Read{})
+}
+
+// Unrevoke accepts a credential again.
+func (c *Client) Unrevoke(ctx context.Context, name string) error {
+	_, err := c.do(ctx, call{method: http.MethodDelete, path: []string{"v1", "revocations", name}, keyed: true})
+	return err
+}
+
+// BuiltinPolicy reads the built-in policy of the roles: modules by name.
+func (c *Client) BuiltinPolicy(ctx context.Context) (jsontext.Value, error) {
+	a, err := c.do(ctx, call{method: http.MethodGet, path: []string{"v1", "policy", "builtin"}})
+	if err != nil {
+		return nil, err
+	}
+	return a.body, nil
+}
+
 // RevokeToken ends a token.
 func (c *Client) RevokeToken(ctx context.Context, id string) error {
 	_, err := c.do(ctx, call{method: http.MethodDelete, path: []string{"v1", "tokens", id}})

@@ -23,6 +23,7 @@ const (
 	Instance Kind = "instance"
 	Webhook  Kind = "webhook" // an outside policy endpoint; it has no namespace
 	Quota    Kind = "quota"   // the one document of rate limits; neither namespace nor name matter
+	Role     Kind = "role"    // a rule that gives a role to credentials; it has no namespace
 	Schema   Kind = "schema"  // a JSON Schema: its name is the kind of record that it is for, its namespace may be *
 )
 
@@ -49,6 +50,9 @@ func (r Ref) path() []string {
 	}
 	if r.Kind == Webhook {
 		return []string{"v1", "webhooks", r.Name}
+	}
+	if r.Kind == Role {
+		return []string{"v1", "roles", r.Name}
 	}
 	if r.Kind == Quota {
 		return []string{"v1", "quotas"}
@@ -173,12 +177,15 @@ func (c *Client) Definition(ctx context.Context, r Ref) (document []byte, conten
 
 // List reads all records of a kind, page by page: services of a namespace (of
 // all where it is empty), versions or instances of a service, the schemas of
-// all namespaces, the webhooks.
+// all namespaces, the webhooks, the role
+// rules.
 func (c *Client) List(ctx context.Context, kind Kind, namespace, service string, how Read) ([]jsontext.Value, error) {
 	path := []string{"v1", "namespaces", namespace, "services"}
 	switch {
 	case kind == Schema:
 		path = []string{"v1", "schemas"}
+	case kind == Role:
+		path = []string{"v1", "roles"}
 	case kind == Webhook:
 		path = []string{"v1", "webhooks"}
 	case kind != Service:

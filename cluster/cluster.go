@@ -61,6 +61,7 @@ type Cluster struct {
 	done     <-chan struct{}
 	tasks    sync.WaitGroup
 	stopping atomic.Bool
+	living   living
 }
 
 // Open checks the configuration and opens the log on disk. Nothing listens

@@ -37,6 +37,9 @@ type Config struct {
 	// Credentials gives the node's certificate and the CAs that peers must be
 	// signed by. It is asked at every handshake, so files can be replaced.
 	Credentials func() (*tls.Certificate, *x509.CertPool)
+	// Revoked says whether a node's certificate has been revoked. It is asked at
+	// every handshake and by [Cluster.Recheck]. Optional: nothing is revoked.
+	Revoked func(*x509.Certificate) bool
 
 	Meta map[string]string // gossiped to the others; together at most about 400 bytes
 	// StatusExtra gives a JSON object shown in Status, as it is. Optional.

@@ -57,7 +57,7 @@ func (p *port) serve() {
 		case p.busy <- struct{}{}:
 			go func() {
 				defer func() { <-p.busy }()
-				p.greet(tls.Server(conn, config))
+				p.greet(tls.Server(p.c.living.watch(conn), config))
 			}()
 		default:
 			p.c.refuse(conn, nil, errors.New("too many handshakes at once"))
@@ -76,6 +76,10 @@ func (p *port) greet(conn *tls.Conn) {
 		return
 	}
 	cs := conn.ConnectionState()
+	if err := p.c.meet(conn); err != nil {
+		p.c.refuse(conn, cs.PeerCertificates[0], err)
+		return
+	}
 	switch cs.NegotiatedProtocol {
 	case protoRaft:
 		if err := p.c.readHello(conn); err != nil {
@@ -129,10 +133,13 @@ func (c *Cluster) dialOne(ctx context.Context, address string, config *tls.Confi
 	if err != nil {
 		return nil, err
 	}
-	conn := tls.Client(raw, config)
+	conn := tls.Client(c.living.watch(raw), config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
 		return nil, err
+	}
+	if err := c.meet(conn); err != nil {
+		return nil, errors.Join(err, conn.Close())
 	}
 	return conn, nil
 }

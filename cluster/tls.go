@@ -46,8 +46,10 @@ func (cfg *Config) serverTLS() *tls.Config {
 			// A resumed session would outlive the trust it was made under.
 			SessionTicketsDisabled: true,
 			VerifyConnection: func(cs tls.ConnectionState) error {
-				_, err := nodeID(cs.PeerCertificates[0], cfg.TrustDomain)
-				return err
+				if _, err := nodeID(cs.PeerCertificates[0], cfg.TrustDomain); err != nil {
+					return err
+				}
+				return cfg.unrevoked(cs.PeerCertificates[0])
 			},
 		}, nil
 	}
@@ -84,7 +86,7 @@ func (cfg *Config) clientTLS(want, proto string) (*tls.Config, error) {
 			if cs.NegotiatedProtocol != proto {
 				return fmt.Errorf("the node there does not speak %s", proto)
 			}
-			return nil
+			return cfg.unrevoked(cs.PeerCertificates[0])
 		},
 	}, nil
 }

@@ -626,14 +626,18 @@ func (x *Put) GetCreateService() bool {
 
 // Delete removes a record; deleting a service removes what it holds.
 type Delete struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=muster.command.v1.Kind" json:"kind,omitempty"`
-	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Service       string                 `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
-	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
-	Observed      uint64                 `protobuf:"varint,5,opt,name=observed,proto3" json:"observed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Kind      Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=muster.command.v1.Kind" json:"kind,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service   string                 `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
+	Name      string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Observed  uint64                 `protobuf:"varint,5,opt,name=observed,proto3" json:"observed,omitempty"`
+	// of a token: the revocation that takes its place, as the spec of a setting of
+	// that kind, and its name
+	Revocation     []byte `protobuf:"bytes,6,opt,name=revocation,proto3" json:"revocation,omitempty"`
+	RevocationName string `protobuf:"bytes,7,opt,name=revocation_name,json=revocationName,proto3" json:"revocation_name,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Delete) Reset() {
@@ -699,6 +703,20 @@ func (x *Delete) GetObserved() uint64 {
 		return x.Observed
 	}
 	return 0
+}
+
+func (x *Delete) GetRevocation() []byte {
+	if x != nil {
+		return x.Revocation
+	}
+	return nil
+}
+
+func (x *Delete) GetRevocationName() string {
+	if x != nil {
+		return x.RevocationName
+	}
+	return ""
 }
 
 // InstanceStatus sets an instance's status: passing, warning, critical, maintenance.
@@ -1442,7 +1460,9 @@ type Principal struct {
 	Roles      []string               `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"`
 	Namespaces []string               `protobuf:"bytes,4,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
 	// JSON object
-	Claims        []byte `protobuf:"bytes,5,opt,name=claims,proto3" json:"claims,omitempty"`
+	Claims []byte `protobuf:"bytes,5,opt,name=claims,proto3" json:"claims,omitempty"`
+	// which roles hold where; none: all roles in all namespaces above
+	Grants        []*Grant `protobuf:"bytes,6,rep,name=grants,proto3" json:"grants,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1512,6 +1532,66 @@ func (x *Principal) GetClaims() []byte {
 	return nil
 }
 
+func (x *Principal) GetGrants() []*Grant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+// Grant is some roles in some namespaces; without namespaces, in all.
+type Grant struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Roles         []string               `protobuf:"bytes,1,rep,name=roles,proto3" json:"roles,omitempty"`
+	Namespaces    []string               `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Grant) Reset() {
+	*x = Grant{}
+	mi := &file_command_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Grant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Grant) ProtoMessage() {}
+
+func (x *Grant) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Grant.ProtoReflect.Descriptor instead.
+func (*Grant) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Grant) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *Grant) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
 // Request is what policy may ask about the call itself.
 type Request struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1529,7 +1609,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_command_proto_msgTypes[16]
+	mi := &file_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1621,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[16]
+	mi := &file_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1634,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{16}
+	return file_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Request) GetMethod() string {
@@ -1625,7 +1705,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_command_proto_msgTypes[17]
+	mi := &file_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1717,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[17]
+	mi := &file_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1730,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{17}
+	return file_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Receipt) GetRevision() uint64 {
@@ -1712,7 +1792,7 @@ type Beats struct {
 
 func (x *Beats) Reset() {
 	*x = Beats{}
-	mi := &file_command_proto_msgTypes[18]
+	mi := &file_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +1804,7 @@ func (x *Beats) String() string {
 func (*Beats) ProtoMessage() {}
 
 func (x *Beats) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[18]
+	mi := &file_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +1817,7 @@ func (x *Beats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beats.ProtoReflect.Descriptor instead.
 func (*Beats) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{18}
+	return file_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Beats) GetKeys() []*Beats_Key {
@@ -1757,7 +1837,7 @@ type BeatsReply struct {
 
 func (x *BeatsReply) Reset() {
 	*x = BeatsReply{}
-	mi := &file_command_proto_msgTypes[19]
+	mi := &file_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1849,7 @@ func (x *BeatsReply) String() string {
 func (*BeatsReply) ProtoMessage() {}
 
 func (x *BeatsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[19]
+	mi := &file_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1862,7 @@ func (x *BeatsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeatsReply.ProtoReflect.Descriptor instead.
 func (*BeatsReply) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{19}
+	return file_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BeatsReply) GetUnknown() []uint32 {
@@ -1806,7 +1886,7 @@ type Leases_Item struct {
 
 func (x *Leases_Item) Reset() {
 	*x = Leases_Item{}
-	mi := &file_command_proto_msgTypes[20]
+	mi := &file_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +1898,7 @@ func (x *Leases_Item) String() string {
 func (*Leases_Item) ProtoMessage() {}
 
 func (x *Leases_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[20]
+	mi := &file_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +1960,7 @@ type Beats_Key struct {
 
 func (x *Beats_Key) Reset() {
 	*x = Beats_Key{}
-	mi := &file_command_proto_msgTypes[21]
+	mi := &file_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1892,7 +1972,7 @@ func (x *Beats_Key) String() string {
 func (*Beats_Key) ProtoMessage() {}
 
 func (x *Beats_Key) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[21]
+	mi := &file_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1905,7 +1985,7 @@ func (x *Beats_Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beats_Key.ProtoReflect.Descriptor instead.
 func (*Beats_Key) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{18, 0}
+	return file_command_proto_rawDescGZIP(), []int{19, 0}
 }
 
 func (x *Beats_Key) GetNamespace() string {
@@ -1972,13 +2052,17 @@ const file_command_proto_rawDesc = "" +
 	"\x04spec\x18\x05 \x01(\fR\x04spec\x12\x1a\n" +
 	"\bdocument\x18\x06 \x01(\fR\bdocument\x12\x1a\n" +
 	"\bobserved\x18\a \x01(\x04R\bobserved\x12%\n" +
-	"\x0ecreate_service\x18\b \x01(\bR\rcreateService\"\x9d\x01\n" +
+	"\x0ecreate_service\x18\b \x01(\bR\rcreateService\"\xe6\x01\n" +
 	"\x06Delete\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.muster.command.v1.KindR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x03 \x01(\tR\aservice\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x1a\n" +
-	"\bobserved\x18\x05 \x01(\x04R\bobserved\"\x90\x01\n" +
+	"\bobserved\x18\x05 \x01(\x04R\bobserved\x12\x1e\n" +
+	"\n" +
+	"revocation\x18\x06 \x01(\fR\n" +
+	"revocation\x12'\n" +
+	"\x0frevocation_name\x18\a \x01(\tR\x0erevocationName\"\x90\x01\n" +
 	"\x0eInstanceStatus\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -2045,7 +2129,7 @@ const file_command_proto_rawDesc = "" +
 	"createOnly\x124\n" +
 	"\acommand\x18\t \x01(\v2\x1a.muster.command.v1.CommandR\acommand\x12\x18\n" +
 	"\apayload\x18\n" +
-	" \x01(\fR\apayload\"}\n" +
+	" \x01(\fR\apayload\"\xaf\x01\n" +
 	"\tPrincipal\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
@@ -2053,7 +2137,13 @@ const file_command_proto_rawDesc = "" +
 	"\n" +
 	"namespaces\x18\x04 \x03(\tR\n" +
 	"namespaces\x12\x16\n" +
-	"\x06claims\x18\x05 \x01(\fR\x06claims\"\xb8\x01\n" +
+	"\x06claims\x18\x05 \x01(\fR\x06claims\x120\n" +
+	"\x06grants\x18\x06 \x03(\v2\x18.muster.command.v1.GrantR\x06grants\"=\n" +
+	"\x05Grant\x12\x14\n" +
+	"\x05roles\x18\x01 \x03(\tR\x05roles\x12\x1e\n" +
+	"\n" +
+	"namespaces\x18\x02 \x03(\tR\n" +
+	"namespaces\"\xb8\x01\n" +
 	"\aRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
@@ -2101,7 +2191,7 @@ func file_command_proto_rawDescGZIP() []byte {
 }
 
 var file_command_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_command_proto_goTypes = []any{
 	(Kind)(0),              // 0: muster.command.v1.Kind
 	(Leases_Change)(0),     // 1: muster.command.v1.Leases.Change
@@ -2121,12 +2211,13 @@ var file_command_proto_goTypes = []any{
 	(*RestoreAbort)(nil),   // 15: muster.command.v1.RestoreAbort
 	(*Intent)(nil),         // 16: muster.command.v1.Intent
 	(*Principal)(nil),      // 17: muster.command.v1.Principal
-	(*Request)(nil),        // 18: muster.command.v1.Request
-	(*Receipt)(nil),        // 19: muster.command.v1.Receipt
-	(*Beats)(nil),          // 20: muster.command.v1.Beats
-	(*BeatsReply)(nil),     // 21: muster.command.v1.BeatsReply
-	(*Leases_Item)(nil),    // 22: muster.command.v1.Leases.Item
-	(*Beats_Key)(nil),      // 23: muster.command.v1.Beats.Key
+	(*Grant)(nil),          // 18: muster.command.v1.Grant
+	(*Request)(nil),        // 19: muster.command.v1.Request
+	(*Receipt)(nil),        // 20: muster.command.v1.Receipt
+	(*Beats)(nil),          // 21: muster.command.v1.Beats
+	(*BeatsReply)(nil),     // 22: muster.command.v1.BeatsReply
+	(*Leases_Item)(nil),    // 23: muster.command.v1.Leases.Item
+	(*Beats_Key)(nil),      // 24: muster.command.v1.Beats.Key
 }
 var file_command_proto_depIdxs = []int32{
 	3,  // 0: muster.command.v1.Batch.commands:type_name -> muster.command.v1.Command
@@ -2144,17 +2235,18 @@ var file_command_proto_depIdxs = []int32{
 	9,  // 12: muster.command.v1.Command.policy_shadow:type_name -> muster.command.v1.PolicyShadow
 	0,  // 13: muster.command.v1.Put.kind:type_name -> muster.command.v1.Kind
 	0,  // 14: muster.command.v1.Delete.kind:type_name -> muster.command.v1.Kind
-	22, // 15: muster.command.v1.Leases.items:type_name -> muster.command.v1.Leases.Item
+	23, // 15: muster.command.v1.Leases.items:type_name -> muster.command.v1.Leases.Item
 	17, // 16: muster.command.v1.Intent.principal:type_name -> muster.command.v1.Principal
-	18, // 17: muster.command.v1.Intent.request:type_name -> muster.command.v1.Request
+	19, // 17: muster.command.v1.Intent.request:type_name -> muster.command.v1.Request
 	3,  // 18: muster.command.v1.Intent.command:type_name -> muster.command.v1.Command
-	23, // 19: muster.command.v1.Beats.keys:type_name -> muster.command.v1.Beats.Key
-	1,  // 20: muster.command.v1.Leases.Item.change:type_name -> muster.command.v1.Leases.Change
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	18, // 19: muster.command.v1.Principal.grants:type_name -> muster.command.v1.Grant
+	24, // 20: muster.command.v1.Beats.keys:type_name -> muster.command.v1.Beats.Key
+	1,  // 21: muster.command.v1.Leases.Item.change:type_name -> muster.command.v1.Leases.Change
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_command_proto_init() }
@@ -2182,7 +2274,7 @@ func file_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_proto_rawDesc), len(file_command_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -285,7 +285,9 @@ func (b *batch) delete(c *command.Command, d *command.Delete) (*command.Receipt,
 	case command.Kind_INSTANCE:
 		err = b.reg.Delete(st, registry.KindInstance, d.Namespace, d.Service, d.Name, d.Observed)
 	case command.Kind_TOKEN:
-		err = b.tok.Delete(d.Name)
+		if err = b.tok.Delete(d.Name); err == nil && len(d.Revocation) > 0 {
+			_, _, err = b.set.Put(setting.Stamp(st), setting.Revocation, "", d.RevocationName, d.Revocation, b.set.Revision(setting.Revocation, "", d.RevocationName))
+		}
 	case command.Kind_SETTING:
 		err = b.set.Delete(setting.Kind(d.Service), d.Namespace, d.Name, d.Observed)
 	default:

@@ -15,6 +15,7 @@ import (
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/registry"
+	"github.com/muster-registry/muster/setting"
 	"github.com/muster-registry/muster/snapshot"
 )
 
@@ -162,7 +163,12 @@ func (b *batch) swap(next *rebuilt) {
 	}
 	b.hash = next.view.Hash
 	signed := b.pol.Signed()
+	before := b.set.Commit()
 	b.over(next.view)
+	// What was revoked after the snapshot was made stays revoked.
+	for r := range before.All(setting.Revocation) {
+		b.set.Keep(r)
+	}
 	// What was signed before the snapshot's time cannot be replayed after it.
 	b.pol.KeepSigned(signed)
 	b.events = Events{Policies: true, Replaced: true}

@@ -36,6 +36,11 @@ type Config struct {
 	// Outside proves the bearer tokens that are not muster's own; nil: there
 	// are none.
 	Outside Verifier
+
+	// Unmapped is told of each call by somebody who has proved who it is and
+	// has no role; first is false where this credential was met before. Nil:
+	// nobody is told.
+	Unmapped func(p *Principal, first bool)
 }
 
 // Verifier proves bearer tokens that others have issued. It answers with a
@@ -52,13 +57,14 @@ type Verifier interface {
 type Authenticator struct {
 	trustDomain string
 	outside     Verifier
+	unmapped    func(p *Principal, first bool)
 	static      map[[sha256.Size]byte]*Principal
 }
 
 // New makes an Authenticator; a static token without a usable hash or role is
 // an error.
 func New(cfg Config) (*Authenticator, error) {
-	a := &Authenticator{trustDomain: cfg.TrustDomain, outside: cfg.Outside, static: make(map[[sha256.Size]byte]*Principal, len(cfg.Static))}
+	a := &Authenticator{trustDomain: cfg.TrustDomain, outside: cfg.Outside, unmapped: cfg.Unmapped, static: make(map[[sha256.Size]byte]*Principal, len(cfg.Static))}
 	for _, s := range cfg.Static {
 		var sum [sha256.Size]byte
 		raw, err := hex.DecodeString(s.Hash)
@@ -77,7 +83,7 @@ func New(cfg Config) (*Authenticator, error) {
 			namespaces = []string{}
 		}
 		a.static[sum] = newPrincipal("token:"+s.Name, KindToken, s.Role, namespaces)
-		a.static[sum].Credential.TokenID = s.Name
+		a.static[sum].Credential = Credential{TokenID: s.Name, TextHash: sum}
 	}
 	return a, nil
 }
@@ -96,29 +102,21 @@ func New(cfg Config) (*Authenticator, error) {
 // the table of the state the call is answered from; conn may be nil; now is
 // compared with expiries.
 func (a *Authenticator) Authenticate(ctx context.Context, tbl *Table, header string, conn *tls.ConnectionState, now time.Time) (*Principal, error) {
-	p, err := a.prove(ctx, tbl, header, conn, now)
-	if err != nil {
-		return nil, err
-	}
-	return a.complete(p, now)
-}
-
-// prove finds out whose credential it is.
-func (a *Authenticator) prove(ctx context.Context, tbl *Table, header string, conn *tls.ConnectionState, now time.Time) (*Principal, error) {
 	if header != "" {
-		return a.bearer(ctx, tbl, header, now)
+		p, sum, err := a.bearer(ctx, tbl, header, now)
+		if err != nil {
+			return nil, err
+		}
+		return a.complete(tbl, p, sum)
 	}
 	if conn != nil && len(conn.VerifiedChains) > 0 && len(conn.PeerCertificates) > 0 {
-		return a.certificate(conn.PeerCertificates[0], now)
+		p, err := a.certificate(conn.PeerCertificates[0], now)
+		if err != nil {
+			return nil, err
+		}
+		return a.complete(tbl, p, p.Credential.TextHash)
 	}
 	return nil, errMissing
-}
-
-// complete is the last step for every credential, whatever its method: first
-// whether it has been revoked, then which roles the rules give it. p is shared
-// and may come out of a cache: what changes is a copy.
-func (a *Authenticator) complete(p *Principal, _ time.Time) (*Principal, error) {
-	return p, nil
 }
 
 var (
@@ -138,32 +136,34 @@ func Bearer(header string) (string, bool) {
 	return strings.Trim(header[len(scheme):], " "), true
 }
 
-func (a *Authenticator) bearer(ctx context.Context, tbl *Table, header string, now time.Time) (*Principal, error) {
+// bearer finds out whose token it is, and gives the hash of its text.
+func (a *Authenticator) bearer(ctx context.Context, tbl *Table, header string, now time.Time) (p *Principal, sum [sha256.Size]byte, err error) {
 	text, ok := Bearer(header)
 	if !ok || text == "" {
-		return nil, errScheme
+		return nil, sum, errScheme
 	}
 	if len(text) > maxBearer {
-		return nil, errUnknown
+		return nil, sum, errUnknown
 	}
 	var buf [128]byte
-	sum := sha256.Sum256(append(buf[:0], text...))
+	sum = sha256.Sum256(append(buf[:0], text...))
 	if p, ok := a.static[sum]; ok {
-		return p, nil
+		return p, sum, nil
 	}
 	if !strings.HasPrefix(text, tokenPrefix) && a.outside != nil {
-		return a.outside.Verify(ctx, text, sum, now)
+		p, err := a.outside.Verify(ctx, text, sum, now)
+		return p, sum, err
 	}
 	id, ok := idOf(text)
 	if !ok || tbl == nil {
-		return nil, errUnknown
+		return nil, sum, errUnknown
 	}
 	t, ok := tbl.Get(id)
 	if !ok || subtle.ConstantTimeCompare(t.digest[:], sum[:]) != 1 {
-		return nil, errUnknown
+		return nil, sum, errUnknown
 	}
 	if !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt) {
-		return nil, errExpired
+		return nil, sum, errExpired
 	}
-	return t.principal, nil
+	return t.principal, sum, nil
 }

@@ -6,6 +6,7 @@
 package identity
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
 	"time"
 )
@@ -26,6 +27,10 @@ type Principal struct {
 	Namespaces []string       `json:"namespaces"` // empty: all
 	Claims     map[string]any `json:"claims"`
 
+	// Grants say which of the roles hold in which namespaces, where they do not
+	// all hold in all of Namespaces. Nil: they do.
+	Grants []Grant `json:"-"`
+
 	// Credential is what proved it. It never leaves the node.
 	Credential Credential `json:"-"`
 }
@@ -38,10 +43,19 @@ type Credential struct {
 	Subject  string // sub; of a certificate "" (see Principal.ID)
 	JTI      string // jti
 
+	TextHash    [sha256.Size]byte // of the bearer token's text, once it is complete; zero: a certificate
 	TokenID     string            // of one of muster's tokens, or the name of a static one
 	Certificate *x509.Certificate // the client's; nil: it was a bearer token
 
 	// ExpiresAt is when the credential ends; zero: never. A stream that it
 	// opened ends then, too.
 	ExpiresAt time.Time
+
+	base *Principal // as it was proven, where this is a completed copy
+}
+
+// Grant is some roles in some namespaces.
+type Grant struct {
+	Roles      []string
+	Namespaces []string // empty: all
 }

@@ -18,7 +18,14 @@ type Emit func(bucket, key string, old, new []byte)
 // the next one.
 type Table struct {
 	tokens *iradix.Tree[*Token]
+	access *Access // nil: no rules, nothing revoked
 }
+
+// With gives the same tokens, held to these rules and revocations.
+func (t *Table) With(a *Access) *Table { return &Table{tokens: t.tokens, access: a} }
+
+// Access gives the rules and revocations that the table is held to; nil: none.
+func (t *Table) Access() *Access { return t.access }
 
 // NewTable gives the empty table.
 func NewTable() *Table { return &Table{tokens: iradix.New[*Token]()} }
@@ -48,6 +55,7 @@ func (t *Table) List(after string, limit int) (items []*Token, next string) {
 
 // Txn changes a table. A failed operation changes nothing.
 type Txn struct {
+	base   *Table
 	tokens *iradix.Txn[*Token]
 	emit   Emit
 }
@@ -57,11 +65,17 @@ func (t *Table) Txn(emit Emit) *Txn {
 	if emit == nil {
 		emit = func(string, string, []byte, []byte) {}
 	}
-	return &Txn{tokens: t.tokens.Txn(), emit: emit}
+	return &Txn{base: t, tokens: t.tokens.Txn(), emit: emit}
 }
 
-// Commit gives the table with the changes in it.
-func (x *Txn) Commit() *Table { return &Table{tokens: x.tokens.Commit()} }
+// Commit gives the table with the changes in it, the same one when there are
+// none.
+func (x *Txn) Commit() *Table {
+	if x.tokens.Root() != x.base.tokens.Root() {
+		x.base = &Table{tokens: x.tokens.CommitOnly(), access: x.base.access}
+	}
+	return x.base
+}
 
 // Put stores a new token from the spec [Mint] made. A token never changes, so
 // an id in use is a conflict.

@@ -142,7 +142,7 @@ func newToken(id string, spec Spec, meta Meta) (*Token, error) {
 		t.Namespaces = []string{}
 	}
 	t.principal = newPrincipal("token:"+id, KindToken, spec.Role, t.Namespaces)
-	t.principal.Credential = Credential{TokenID: id, ExpiresAt: spec.ExpiresAt}
+	t.principal.Credential = Credential{TokenID: id, TextHash: t.digest, ExpiresAt: spec.ExpiresAt}
 
 	served := *t
 	served.Hash = ""

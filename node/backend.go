@@ -37,7 +37,7 @@ func (b backend) NodeID() string { return b.cfg.NodeID }
 // State implements door.Backend.
 func (b backend) State() *door.State {
 	v := b.machine.View()
-	return &door.State{Registry: v.Registry, Policy: v.Policy, Tokens: v.Tokens, Settings: v.Settings, Revision: v.Revision, ClusterID: v.ClusterID}
+	return &door.State{Registry: v.Registry, Policy: v.Policy, Tokens: b.credentials(v), Settings: v.Settings, Revision: v.Revision, ClusterID: v.ClusterID}
 }
 
 // Document implements door.Backend.
@@ -68,6 +68,9 @@ func (b backend) Ready() error {
 		return err
 	}
 	if err := b.cluster.Ready(); err != nil {
+		return err
+	}
+	if err := b.cluster.Current(context.Background()); err != nil {
 		return err
 	}
 	return b.broken()
@@ -144,7 +147,7 @@ func (l log) Registry() *registry.Snapshot { return l.machine.View().Registry }
 // admission is what the gate decides on: this node's newest state.
 func (n *Node) admission() admit.State {
 	v := n.machine.View()
-	return admit.State{Revision: v.Revision, Registry: v.Registry, Policy: v.Policy, Settings: v.Settings, Restore: v.Restoring, Repeat: n.machine.Repeat}
+	return admit.State{Revision: v.Revision, Registry: v.Registry, Policy: v.Policy, Settings: v.Settings, Tokens: v.Tokens, Restore: v.Restoring, Repeat: n.machine.Repeat}
 }
 
 // again tells by which results Apply asks for another admission.

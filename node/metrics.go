@@ -22,6 +22,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	split    prometheus.Gauge
+	unmapped *prometheus.CounterVec
 	reg      prometheus.Registerer
 }
 
@@ -37,9 +38,12 @@ func newMetrics(reg *prometheus.Registry) (*metrics, error) {
 		split: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "muster_state_split", Help: "1 while this leader sees nodes with different states and no majority for one of them.",
 		}),
+		unmapped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "muster_identity_unmapped_total", Help: "Calls by somebody who has proved who it is and has no role, by identity provider, or certificate or token.",
+		}, []string{"provider"}),
 		reg: reg,
 	}
-	reg.MustRegister(m.requests, m.seconds, m.split, collectors.NewGoCollector(),
+	reg.MustRegister(m.unmapped, m.requests, m.seconds, m.split, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m, raftMetrics(reg)
 }

@@ -62,6 +62,8 @@ type Node struct {
 	shadow  *shadow.Shadow
 	decider policy.Decider // the engine, and those who watch it: all decisions are made through it
 	gate    *admit.Gate
+	certs   *certificates
+	access  access
 
 	quotas   *quota.Keeper
 	override *breakglass.Override // lifts refusals; stands between the engine and those who watch
@@ -108,7 +110,7 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 	if err != nil {
 		return err
 	}
-	n.tickets = certs.tickets
+	n.certs, n.tickets = certs, certs.tickets
 	if err := n.checkSecretFiles(); err != nil {
 		return err
 	}
@@ -175,7 +177,7 @@ func (n *Node) clusterConfig(certs *certificates, reg prometheus.Registerer) clu
 		GossipAddr: c.Listen.Gossip, GossipAdvertise: c.Advertise.Gossip,
 		GossipKey: c.Secrets.GossipKey, Join: c.Cluster.Join,
 		BootstrapExpect: c.Cluster.BootstrapExpect,
-		TrustDomain:     c.Cluster.TrustDomain, Credentials: certs.peer,
+		TrustDomain:     c.Cluster.TrustDomain, Credentials: certs.peer, Revoked: n.revokedNode,
 		Meta:        map[string]string{"control": c.Advertise.Control, "version": n.version},
 		StatusExtra: n.statusExtra, OnRefused: n.refusedPeer,
 		Logger: n.logger, Registerer: reg, Tracer: n.tracer,
@@ -198,6 +200,7 @@ func (n *Node) wire(rules *library.Library) {
 	n.gate = admit.New(n.admission, log{n}, n.decider, n.engine, again)
 	n.wireKeys()
 	n.wireBreakGlass()
+	n.wireAccess()
 	n.gate.Setting(setting.Schema, admit.Schemas())
 	n.gate.Definitions(rules)
 	n.leases = lease.New(log{n}, n.logger)
@@ -253,6 +256,7 @@ func (n *Node) lead(ctx context.Context) {
 	go n.openings.Run(ctx)
 	go n.compareStates(ctx)
 	go n.stepAside(ctx)
+	go n.sweepRevocations(ctx)
 	n.leases.Run(ctx)
 }
 
@@ -363,7 +367,7 @@ func (s *server) run() error {
 }
 
 func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server, error) {
-	auth := identity.Config{TrustDomain: n.cfg.Cluster.TrustDomain, Outside: n.verifier()}
+	auth := identity.Config{TrustDomain: n.cfg.Cluster.TrustDomain, Outside: n.verifier(), Unmapped: n.unmapped}
 	if t := n.cfg.Secrets.OperatorToken; t != "" {
 		auth.Static = append(auth.Static, identity.Static{Name: "operator", Role: "operator", Hash: identity.Hash(t)})
 	}

@@ -13,7 +13,7 @@ import (
 // Policies implements opa.Backend.
 func (b backend) Policies() opa.State {
 	v := b.machine.View()
-	return opa.State{Policy: v.Policy, Tokens: v.Tokens, Revision: v.Revision}
+	return opa.State{Policy: v.Policy, Tokens: b.credentials(v), Revision: v.Revision}
 }
 
 // policyServer is the listener that speaks OPA's REST API.

@@ -48,7 +48,14 @@ type Principal struct {
 	Kind       string // spiffe, oidc, token, anonymous
 	Roles      []string
 	Namespaces []string
-	Claims     []byte // a JSON object; nil is {}
+	Claims     []byte  // a JSON object; nil is {}
+	Grants     []Grant // which roles hold where; nil: all of Roles in all of Namespaces
+}
+
+// Grant is some roles in some namespaces. Empty Namespaces means all of them.
+type Grant struct {
+	Roles      []string
+	Namespaces []string
 }
 
 // Resource is what the call is about. Metadata, Payload and Previous are JSON;

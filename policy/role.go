@@ -19,6 +19,20 @@ const (
 // Roles lists the built-in roles, weakest first.
 func Roles() []string { return []string{Viewer, Publisher, Operator, PolicyAdmin, BreakGlass} }
 
+// Actions lists what callers can want.
+func Actions() []Action {
+	return []Action{Register, Update, Delete, Lookup, Watch, Authorize, Heartbeat, Spend, Read, Manage}
+}
+
+// Kinds lists the kinds of resource that the built-in roles know.
+func Kinds() (all []string) {
+	for _, g := range grants {
+		all = append(all, g.kinds...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // scope says what a credential that is limited to namespaces may still do.
 type scope uint8
 
@@ -40,7 +54,7 @@ var (
 
 var (
 	records = []string{"service", "version", "instance"}
-	own     = []string{"cluster", "token", "key", "snapshot", "quota", "webhook", "revocation", "audit"}
+	own     = []string{"cluster", "token", "key", "snapshot", "quota", "webhook", "revocation", "role", "audit"}
 )
 
 // grants is the whole of what the built-in roles may do; what is not in it
@@ -69,26 +83,49 @@ var grants = []struct {
 // must leave out what [Principal.Sees] does not. The error is forbidden and
 // names the role that is needed.
 func Permit(p Principal, action Action, kind, namespace string) error {
+	if len(p.Grants) == 0 {
+		_, err := permit(Grant{p.Roles, p.Namespaces}, action, kind, namespace)
+		return err
+	}
+	var refusal error
+	for _, g := range p.Grants {
+		held, err := permit(g, action, kind, namespace)
+		if err == nil {
+			return nil
+		}
+		// That a namespace is missing says more than that a role is.
+		if refusal == nil || held {
+			refusal = err
+		}
+	}
+	return refusal
+}
+
+// permit answers for one grant; held says whether it has a role for it.
+func permit(have Grant, action Action, kind, namespace string) (held bool, refusal error) {
 	var needed string
 	for _, g := range grants {
 		if !slices.Contains(g.actions, action) || !slices.Contains(g.kinds, kind) {
 			continue
 		}
-		if !slices.ContainsFunc(p.Roles, func(r string) bool { return slices.Contains(g.roles, r) }) {
+		if !slices.ContainsFunc(have.Roles, func(r string) bool { return slices.Contains(g.roles, r) }) {
 			if needed == "" {
 				needed = g.roles[0]
 			}
 			continue
 		}
-		return p.within(g.scope, action, kind, namespace)
+		return true, have.within(g.scope, action, kind, namespace)
 	}
 	if needed == "" {
-		return fault.New(fault.Forbidden, "no role allows to %s a %s", action, kind)
+		return false, fault.New(fault.Forbidden, "no role allows to %s a %s", action, kind)
 	}
-	return fault.New(fault.Forbidden, "to %s a %s needs the role %s; this caller has %s", action, kind, needed, held(p.Roles))
+	if len(have.Roles) == 0 {
+		return false, fault.New(fault.Forbidden, "to %s a %s needs the role %s; this caller has none: it has proved who it is, and no role rule is about its credential (muster get role)", action, kind, needed)
+	}
+	return false, fault.New(fault.Forbidden, "to %s a %s needs the role %s; this caller has %s", action, kind, needed, strings.Join(have.Roles, ", "))
 }
 
-func (p Principal) within(s scope, action Action, kind, namespace string) error {
+func (p Grant) within(s scope, action Action, kind, namespace string) error {
 	if len(p.Namespaces) == 0 || s == anywhere || (s == namespaced && namespace == "") {
 		return nil
 	}
@@ -96,7 +133,7 @@ func (p Principal) within(s scope, action Action, kind, namespace string) error 
 	if s == clusterWide || namespace == "" {
 		return fault.New(fault.Forbidden, "to %s a %s concerns the whole cluster; this caller is limited to the namespaces %s: use a credential without such a limit", action, kind, limit)
 	}
-	if !p.Sees(namespace) {
+	if !slices.Contains(p.Namespaces, namespace) {
 		return fault.New(fault.Forbidden, "this caller is limited to the namespaces %s; to %s a %s in %s use a credential for that namespace", limit, action, kind, namespace)
 	}
 	return nil
@@ -105,11 +142,4 @@ func (p Principal) within(s scope, action Action, kind, namespace string) error 
 // Sees says whether the namespace is among those the principal is limited to.
 func (p Principal) Sees(namespace string) bool {
 	return len(p.Namespaces) == 0 || slices.Contains(p.Namespaces, namespace)
-}
-
-func held(roles []string) string {
-	if len(roles) == 0 {
-		return "none"
-	}
-	return strings.Join(roles, ", ")
 }

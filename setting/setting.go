@@ -1,6 +1,6 @@
 // Package setting owns the small administrative records of the cluster:
 // trusted keys, webhooks, schemas, break-glass, the progress of the Git source,
-// what policies must have, the rate limits.
+// what policies must have, the rate limits, who gets which role, what is revoked.
 // It keeps them by kind, namespace and name, each with the revision of its last
 // change, and knows nothing of what stands in them: the leader's gate brings a
 // spec into its canonical form before it gets here. It refuses a record whose
@@ -32,10 +32,14 @@ const (
 
 	Requirement Kind = "requirement" // what a policy must have to be accepted
 	Quota       Kind = "quota"       // the rate limits of services; there is one
+	Role        Kind = "role"        // a rule that gives a role to credentials
+	Revocation  Kind = "revocation"  // credentials that are no longer good
 )
 
 // Kinds lists the kinds of setting.
-func Kinds() []Kind { return []Kind{Key, Webhook, Schema, BreakGlass, Sync, Requirement, Quota} }
+func Kinds() []Kind {
+	return []Kind{Key, Webhook, Schema, BreakGlass, Sync, Requirement, Quota, Role, Revocation}
+}
 
 // Stamp is what the one sequence of changes gives to a change.
 type Stamp struct {

@@ -43,6 +43,14 @@ func (t *Table) All(kind Kind) iter.Seq[*Record] {
 	}
 }
 
+// Len is the number of settings of a kind.
+func (t *Table) Len(kind Kind) (n int) {
+	for range t.All(kind) {
+		n++
+	}
+	return n
+}
+
 // List gives up to limit settings of a kind in order of namespace and name,
 // beginning behind the cursor after; next is the cursor of the following page,
 // "" at the end.
@@ -66,6 +74,7 @@ func (t *Table) List(kind Kind, after string, limit int) (items []*Record, next 
 // Txn changes a table. An operation that fails changes nothing, and the Txn
 // stays usable. Not safe for concurrent use.
 type Txn struct {
+	base    *Table
 	records *iradix.Txn[*Record]
 	emit    Emit
 }
@@ -75,11 +84,17 @@ func (t *Table) Txn(emit Emit) *Txn {
 	if emit == nil {
 		emit = func(string, string, []byte, []byte) {}
 	}
-	return &Txn{records: t.records.Txn(), emit: emit}
+	return &Txn{base: t, records: t.records.Txn(), emit: emit}
 }
 
-// Commit gives the table with the changes in it. The Txn may go on being used.
-func (x *Txn) Commit() *Table { return &Table{records: x.records.CommitOnly()} }
+// Commit gives the table with the changes in it, the same one when there are
+// none. The Txn may go on being used.
+func (x *Txn) Commit() *Table {
+	if x.records.Root() != x.base.records.Root() {
+		x.base = &Table{records: x.records.CommitOnly()}
+	}
+	return x.base
+}
 
 // ErrStale is the result of a change whose record has changed since it was
 // decided on; the leader admits it again.
@@ -118,6 +133,25 @@ func (x *Txn) Put(st Stamp, kind Kind, namespace, name string, spec []byte, obse
 	x.records.Insert([]byte(key), r)
 	x.emit(Bucket, key, before, r.raw)
 	return r, !had, nil
+}
+
+// Revision is that of the record's last change; 0: there is none.
+func (x *Txn) Revision(kind Kind, namespace, name string) uint64 {
+	if r, had := x.records.Get([]byte(path(kind, namespace, name))); had {
+		return r.Revision
+	}
+	return 0
+}
+
+// Keep stores a record of another table as it is, unless there is one of its
+// name.
+func (x *Txn) Keep(r *Record) {
+	key := path(r.Kind, r.Namespace, r.Name)
+	if _, had := x.records.Get([]byte(key)); had {
+		return
+	}
+	x.records.Insert([]byte(key), r)
+	x.emit(Bucket, key, nil, r.raw)
 }
 
 // Delete removes a setting that still has the revision observed. Errors are

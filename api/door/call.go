@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
@@ -120,7 +121,7 @@ func (c *Call) Authenticate() error {
 		return err
 	}
 	if who != c.Who {
-		c.Who, c.Role, c.input = who, principal(who), nil
+		c.Who, c.Role, c.input = who, Principal(who), nil
 	}
 	return nil
 }
@@ -174,9 +175,29 @@ func (f *Form) token() string {
 	return token
 }
 
-// principal is who as policy sees it.
-func principal(who *identity.Principal) policy.Principal {
-	return policy.Principal{ID: who.ID, Kind: who.Kind, Roles: who.Roles, Namespaces: who.Namespaces, Claims: claims(who)}
+// Principal is who as policy sees it.
+func Principal(who *identity.Principal) policy.Principal {
+	return policy.Principal{ID: who.ID, Kind: who.Kind, Roles: who.Roles, Namespaces: who.Namespaces, Claims: claims(who), Grants: grants(who)}
+}
+
+func grants(who *identity.Principal) []policy.Grant {
+	if len(who.Grants) == 0 {
+		return nil
+	}
+	all := make([]policy.Grant, len(who.Grants))
+	for i, g := range who.Grants {
+		all[i] = policy.Grant(g)
+	}
+	return all
+}
+
+// Sent is who as the leader gets to see it.
+func Sent(who *identity.Principal) *command.Principal {
+	p := &command.Principal{Id: who.ID, Kind: who.Kind, Roles: who.Roles, Namespaces: who.Namespaces, Claims: claims(who)}
+	for _, g := range who.Grants {
+		p.Grants = append(p.Grants, &command.Grant{Roles: g.Roles, Namespaces: g.Namespaces})
+	}
+	return p
 }
 
 func claims(who *identity.Principal) []byte {

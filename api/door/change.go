@@ -32,7 +32,7 @@ func (c *Call) Hops(n uint64) error {
 func (c *Call) Intent(when Condition) (*command.Intent, error) {
 	f := c.req.Form()
 	in := &command.Intent{
-		Principal: &command.Principal{Id: c.Who.ID, Kind: c.Who.Kind, Roles: c.Who.Roles, Namespaces: c.Who.Namespaces, Claims: claims(c.Who)},
+		Principal: Sent(c.Who),
 		Request: &command.Request{
 			Method: f.Method, Path: f.Path, Host: f.Host, Scheme: f.Scheme,
 			Headers: pairs(f.Headers), SourceAddress: f.Source, Token: f.token(),

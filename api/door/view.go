@@ -105,6 +105,7 @@ func (c *Call) block(ctx context.Context, changes *Changes, rd Reading) error {
 		if err == nil && !over && changes.Revision(c.State) <= rd.Index {
 			select {
 			case <-next:
+			case <-c.superseded():
 			case <-ctx.Done():
 				err, over = c.Gone(), true
 			}
@@ -122,6 +123,15 @@ func (c *Call) block(ctx context.Context, changes *Changes, rd Reading) error {
 		defer cancel()
 		return c.settle(round, rd.MaxStaleness)
 	}
+}
+
+// superseded is closed when what makes a credential good has changed, so that a
+// call that waits asks again who waits.
+func (c *Call) superseded() <-chan struct{} {
+	if a := c.State.Tokens.Access(); a != nil {
+		return a.Superseded()
+	}
+	return nil
 }
 
 // Again looks once more after waiting, and asks again who the caller is: a

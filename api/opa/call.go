@@ -1,7 +1,6 @@
 package opa
 
 import (
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -10,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/identity"
@@ -191,7 +191,7 @@ func (c *call) authenticate() error {
 
 // role is the caller as policy sees it.
 func (c *call) role() policy.Principal {
-	return policy.Principal{ID: c.who.ID, Kind: c.who.Kind, Roles: c.who.Roles, Namespaces: c.who.Namespaces}
+	return door.Principal(c.who)
 }
 
 // path is what follows upon the two segments that a call of the API begins
@@ -226,12 +226,8 @@ func (c *call) intent(active uint64) *command.Intent {
 	target := *c.r.URL
 	target.RawPath = ""
 	token, _ := identity.Bearer(c.r.Header.Get("Authorization"))
-	var claims []byte
-	if len(c.who.Claims) > 0 {
-		claims, _ = json.Marshal(c.who.Claims) // they came from JSON
-	}
 	return &command.Intent{
-		Principal: &command.Principal{Id: c.who.ID, Kind: c.who.Kind, Roles: c.who.Roles, Namespaces: c.who.Namespaces, Claims: claims},
+		Principal: door.Sent(c.who),
 		Request: &command.Request{
 			Method: c.r.Method, Path: target.RequestURI(), Host: c.r.Host, Scheme: scheme,
 			Headers: headers, SourceAddress: c.source(), Token: token,

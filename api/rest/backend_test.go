@@ -63,12 +63,14 @@ func newMemory() *memory {
 	return m
 }
 
-func (m *memory) NodeID() string           { return "n1" }
-func (m *memory) State() *door.State       { return m.state.Load() }
-func (m *memory) Staleness() time.Duration { return m.age }
-func (m *memory) Ready() error             { return m.ready }
-func (m *memory) IsLeader() bool           { return !m.follower }
-func (m *memory) Decider() policy.Decider  { return m }
+func (m *memory) NodeID() string                                           { return "n1" }
+func (m *memory) State() *door.State                                       { return m.state.Load() }
+func (m *memory) Staleness() time.Duration                                 { return m.age }
+func (m *memory) Ready() error                                             { return m.ready }
+func (m *memory) Everywhere(context.Context, uint64) ([]string, time.Time) { return nil, time.Time{} }
+
+func (m *memory) IsLeader() bool          { return !m.follower }
+func (m *memory) Decider() policy.Decider { return m }
 
 func (m *memory) ReadIndex(ctx context.Context) error { return m.readIndex(ctx) }
 

@@ -59,6 +59,11 @@ type Backend interface {
 	// it cannot be settled, or is not one.
 	CheckQuota(ctx context.Context, c quota.Call) (*quota.Result, error)
 
+	// Everywhere returns when every member that lives has the revision, and
+	// lists those that could not be asked. They are cut off from the leader and
+	// stop answering at until, unless they have heard of it by then; zero: never.
+	Everywhere(ctx context.Context, revision uint64) (pending []string, until time.Time)
+
 	ClusterStatus(ctx context.Context) (*ClusterStatus, error)
 	Members(ctx context.Context) ([]Member, error)
 	// TransferLeader hands the leadership to a member; "" leaves the choice.

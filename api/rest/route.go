@@ -77,7 +77,7 @@ var (
 func routes() []Route {
 	var all []Route
 	for _, part := range [][]Route{serviceRoutes(), versionRoutes(), instanceRoutes(), discoveryRoutes(), watchRoutes(),
-		policyRoutes(), decisionRoutes(), shadowRoutes(), syncRoutes(), settingRoutes(), breakGlassRoutes(), quotaRoutes(), tokenRoutes(), clusterRoutes(), openRoutes()} {
+		policyRoutes(), builtinRoutes(), decisionRoutes(), shadowRoutes(), syncRoutes(), settingRoutes(), breakGlassRoutes(), revocationRoutes(), quotaRoutes(), tokenRoutes(), clusterRoutes(), openRoutes()} {
 		all = append(all, part...)
 	}
 	return all

@@ -31,7 +31,7 @@ type settingRoute struct {
 // settingTable lists the kinds that callers change by their name. Each has its
 // rule in the gate.
 func settingTable() []settingRoute {
-	return []settingRoute{keyRoute(), requirementRoute(), schemaRoute(), webhookRoute()}
+	return []settingRoute{keyRoute(), requirementRoute(), schemaRoute(), webhookRoute(), roleRoute()}
 }
 
 func settingRoutes() []Route {

@@ -103,5 +103,13 @@ func revokeToken(c *call) error {
 	if !identity.ValidID(id) {
 		return fault.Invalid("/id", "the id of a token is 16 hex digits")
 	}
-	return c.delete(&command.Delete{Kind: command.Kind_TOKEN, Name: id})
+	receipt, err := c.submit(&command.Command{Op: &command.Command_Delete{Delete: &command.Delete{Kind: command.Kind_TOKEN, Name: id}}}, nil, nil)
+	if err != nil {
+		return err
+	}
+	if pending, _ := c.api.backend.Everywhere(c.r.Context(), receipt.Revision); len(pending) > 0 {
+		c.Header().Set("Muster-Pending", strings.Join(pending, ", "))
+	}
+	c.empty()
+	return nil
 }

@@ -23,8 +23,8 @@ func (a *app) apply() *cobra.Command {
 		Use: "apply -f FILE|DIR|-", Short: "Create or change what manifests describe", Args: cobra.NoArgs,
 		Long: `Create or change the records that manifests describe, in YAML or JSON, many per
 file. A manifest is {"kind","namespace","name","spec"}; kinds are Service,
-Version, Instance, Schema, Quota, Webhook and Policy. A policy becomes the active one. Policies
-are applied first, then schemas, quotas, webhooks, services, versions and instances. A service or version that
+Version, Instance, Schema, Quota, Webhook, Role and Policy. A policy becomes the active one. Policies
+are applied first, then schemas, quotas, webhooks, roles, services, versions and instances. A service or version that
 is as its manifest says is left alone; an instance is always renewed. After a
 refusal the rest is still tried; the exit code is that of the first refusal.`,
 		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, _ []string) error {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/muster-registry/muster/client"
 	"github.com/muster-registry/muster/egress"
+	"github.com/muster-registry/muster/identity"
+	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/webhook"
 	"github.com/muster-registry/muster/quota"
 	"github.com/muster-registry/muster/registry"
@@ -29,6 +31,8 @@ func canonical(r client.Ref, spec jsontext.Value) (body, document []byte, err er
 		body, err = registry.CanonicalInstance(r.Namespace, r.Service, r.Name, spec)
 	case client.Schema:
 		body, err = wholeSchema(spec)
+	case client.Role:
+		body, err = canonicalRule(spec)
 	case client.Quota:
 		body, err = quota.Canonical(spec)
 	case client.Webhook:
@@ -39,6 +43,18 @@ func canonical(r client.Ref, spec jsontext.Value) (body, document []byte, err er
 		}
 	}
 	return body, document, err
+}
+
+// canonicalRule brings a role rule into the form that the cluster stores.
+func canonicalRule(spec jsontext.Value) (jsontext.Value, error) {
+	rule := new(identity.Rule)
+	if err := registry.DecodeStrict(spec, rule); err != nil {
+		return nil, err
+	}
+	if err := rule.Check(policy.Roles(), registry.ValidName); err != nil {
+		return nil, err
+	}
+	return json.Marshal(rule, json.Deterministic(true))
 }
 
 // wholeSchema names both halves of a schema: one that a manifest leaves out is

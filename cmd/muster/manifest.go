@@ -47,7 +47,7 @@ const kindPolicy = "Policy"
 
 // order is how kinds are applied: what others need comes first, and a policy
 // before all that it decides.
-var order = []string{kindPolicy, "Schema", "Quota", "Webhook", "Service", "Version", "Instance"}
+var order = []string{kindPolicy, "Schema", "Quota", "Webhook", "Role", "Service", "Version", "Instance"}
 
 // ref names the record a manifest is about. The service of a version or an
 // instance stands in spec.service, beside the name, or before it: service/name.

@@ -23,7 +23,7 @@ func (a *app) policy() *cobra.Command {
 	return group("policy", "Check, push, activate and take back policies",
 		a.policyCheck(), a.policyTest(), a.policyPush(), a.policyList(), a.policyGet(), a.policyActivate(),
 		a.policyExplain(),
-		a.policyShadow(), a.policyDiff(), a.policyRollback(), a.policySync(), a.policyEval(), a.policyKey(), a.policyLibrary(), a.policyBreakGlass())
+		a.policyShadow(), a.policyDiff(), a.policyRollback(), a.policySync(), a.policyEval(), a.policyKey(), a.policyLibrary(), a.policyBuiltin(), a.policyBreakGlass())
 }
 
 func (a *app) policyPush() *cobra.Command {

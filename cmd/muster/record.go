@@ -41,8 +41,14 @@ type row struct {
 	Events        []string         `json:"events"`
 	Timeout       string           `json:"timeout"`
 	FailurePolicy string           `json:"failure_policy"`
+	Role          string           `json:"role"`
+	Namespaces    []string         `json:"namespaces"`
+	Match         jsontext.Value   `json:"match"`
 	Revision      uint64           `json:"revision"`
-	UpdatedAt     time.Time        `json:"updated_at"`
+
+	NamespacesClaim string `json:"namespaces_claim"`
+
+	UpdatedAt time.Time `json:"updated_at"`
 }
 
 // recordTable lays out records of one kind.
@@ -70,6 +76,9 @@ func recordTable(kind client.Kind, items []jsontext.Value) (table, error) {
 		case client.Webhook:
 			t.rows = append(t.rows, []string{r.Name, r.URL, strings.Join(r.Events, ","), r.FailurePolicy, r.Timeout, rev, at})
 			t.names = append(t.names, "webhook/"+r.Name)
+		case client.Role:
+			t.rows = append(t.rows, []string{r.Name, r.Role, inNamespaces(r.Namespaces, r.NamespacesClaim), string(r.Match), rev, at})
+			t.names = append(t.names, "role/"+r.Name)
 		}
 	}
 	switch kind {
@@ -83,8 +92,21 @@ func recordTable(kind client.Kind, items []jsontext.Value) (table, error) {
 		t.head, t.wideFrom = []string{"NAMESPACE", "KIND", "METADATA", "PAYLOAD", "REVISION", "UPDATED"}, 6
 	case client.Webhook:
 		t.head, t.wideFrom = []string{"NAME", "URL", "EVENTS", "FAILURE", "TIMEOUT", "REVISION", "UPDATED"}, 7
+	case client.Role:
+		t.head, t.wideFrom = []string{"NAME", "ROLE", "NAMESPACES", "MATCH", "REVISION", "UPDATED"}, 6
 	}
 	return t, nil
+}
+
+// inNamespaces says where a rule gives its role.
+func inNamespaces(names []string, claim string) string {
+	if claim != "" {
+		names = append(names, "claim "+claim)
+	}
+	if len(names) == 0 {
+		return "all"
+	}
+	return strings.Join(names, ",")
 }
 
 func has(v jsontext.Value) string {
@@ -112,10 +134,12 @@ func target(args []string, namespace string) (r client.Ref, one bool, err error)
 		r.Kind = client.Schema
 	case "webhook", "webhooks":
 		r.Kind = client.Webhook
+	case "role", "roles":
+		r.Kind = client.Role
 	default:
-		return r, false, usage("%q is not a kind; the kinds are services, versions, instances, schemas, webhooks", kind)
+		return r, false, usage("%q is not a kind; the kinds are services, versions, instances, schemas, webhooks, roles", kind)
 	}
-	alone := r.Kind == client.Service || r.Kind == client.Schema || r.Kind == client.Webhook
+	alone := r.Kind == client.Service || r.Kind == client.Schema || r.Kind == client.Webhook || r.Kind == client.Role
 	r.Namespace = namespace
 	switch {
 	case len(args) > 2:

@@ -32,7 +32,7 @@ func (a *app) root() *cobra.Command {
 		s.GroupID = groupRecords
 		c.AddCommand(s)
 	}
-	for _, s := range []*cobra.Command{a.server(), a.dev(), a.cluster(), a.snapshot(), a.audit(), a.token(), a.tls(), a.health()} {
+	for _, s := range []*cobra.Command{a.server(), a.dev(), a.cluster(), a.snapshot(), a.audit(), a.token(), a.revoke(), a.tls(), a.health()} {
 		s.GroupID = groupCluster
 		c.AddCommand(s)
 	}
