@@ -117,6 +117,13 @@ func (c *Cluster) openStore() error {
 		_ = c.store.Close()
 		return err
 	}
+	// raft would make it readable for others, and everything in it.
+	closed := filepath.Join(dir, "snapshots")
+	if err := errors.Join(os.MkdirAll(closed, 0o700), os.Chmod(closed, 0o700)); err != nil {
+		_ = c.journal.Close()
+		_ = c.store.Close()
+		return fault.Wrap(fault.Internal, err, "cannot make %s", closed)
+	}
 	c.snaps, err = raft.NewFileSnapshotStoreWithLogger(dir, c.cfg.Storage.SnapshotRetain, raftLogger(c.log))
 	if err != nil {
 		_ = c.journal.Close()

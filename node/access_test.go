@@ -21,6 +21,7 @@ import (
 // shower sends requests with a client certificate.
 type shower struct {
 	cert *pki.Pair
+	pair tls.Certificate
 	http *http.Client
 }
 
@@ -34,13 +35,24 @@ func (e *edge) certified(t *testing.T, r pki.Request) *shower {
 	must(t, err)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: e.pool, Certificates: []tls.Certificate{pair}}}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &shower{cert: cert, http: &http.Client{Transport: transport, Timeout: 30 * time.Second}}
+	return &shower{cert: cert, pair: pair, http: &http.Client{Transport: transport, Timeout: 30 * time.Second}}
 }
 
 func (s *shower) do(t *testing.T, base, method, path, body string) *answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, base+path, strings.NewReader(body))
 	must(t, err)
+	res, err := s.http.Do(req)
+	must(t, err)
+	return read(t, res)
+}
+
+// with sends a request with a header Authorization beside the certificate.
+func (s *shower) with(t *testing.T, base, method, path, authorization string) *answer {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, base+path, nil)
+	must(t, err)
+	req.Header.Set("Authorization", authorization)
 	res, err := s.http.Do(req)
 	must(t, err)
 	return read(t, res)

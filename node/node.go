@@ -274,6 +274,7 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	n.shadow.Follow(n.machine.View().Policy)
 	go n.shadow.Run(running)
 	go n.beats.Run(running)
+	go n.followReset(running)
 	go n.followCertificates(running, certs)
 	go n.followTickets(running)
 	go n.quotas.Run(running)

@@ -2,6 +2,7 @@ package opa
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/muster-registry/muster/policy"
 )
@@ -83,4 +84,25 @@ func notAllowed(c *call) error {
 func notFound(c *call) error {
 	http.NotFound(c, c.r)
 	return nil
+}
+
+// Call is one call of the API, for those who check that each asks for a role.
+type Call struct {
+	Method, Path string // GET where every method is answered alike
+	Open         bool   // answered without a credential
+	Action       policy.Action
+	Kind         string
+}
+
+// Table lists every call that this edge answers.
+func Table() []Call {
+	var all []Call
+	for _, r := range routes() {
+		method, path, ok := strings.Cut(r.pattern, " ")
+		if !ok {
+			method, path = http.MethodGet, r.pattern
+		}
+		all = append(all, Call{method, path, r.open, r.action, r.kind})
+	}
+	return all
 }

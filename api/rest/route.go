@@ -73,6 +73,9 @@ var (
 	}
 )
 
+// Table lists every call that this edge answers.
+func Table() []Route { return routes() }
+
 // routes is the table.
 func routes() []Route {
 	var all []Route

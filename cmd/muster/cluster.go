@@ -14,7 +14,7 @@ import (
 
 func (a *app) cluster() *cobra.Command {
 	return group("cluster", "See how the nodes are, and change who belongs and who leads",
-		a.clusterStatus(), a.clusterMembers(), a.clusterTransfer(), a.clusterRemove())
+		a.clusterStatus(), a.clusterMembers(), a.clusterTransfer(), a.clusterRemove(), a.clusterReset())
 }
 
 func (a *app) clusterStatus() *cobra.Command {
