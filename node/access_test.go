@@ -170,6 +170,23 @@ func TestRevocation(t *testing.T) {
 			waits[i] <- res.StatusCode
 		}()
 	}
+	streams := make([]chan string, len(tr.nodes))
+	for i, n := range tr.nodes {
+		streams[i] = make(chan string, 1)
+		req, err := http.NewRequestWithContext(t.Context(), "GET", n.control+"/v1/watch?namespace=shop&service=cart", nil)
+		must(t, err)
+		req.Header.Set("Authorization", "Bearer "+token)
+		res, err := (&http.Client{Transport: e.http["HTTP/1.1"].Transport}).Do(req)
+		must(t, err)
+		if res.StatusCode != 200 {
+			t.Fatalf("watch: %d", res.StatusCode)
+		}
+		go func() {
+			defer res.Body.Close()
+			b, _ := io.ReadAll(res.Body)
+			streams[i] <- string(b)
+		}()
+	}
 	id := strings.Split(token, "_")[1]
 	if a := e.mustDo(t, "DELETE", "/v1/tokens/"+id, ""); a.header.Get("Muster-Pending") != "" {
 		t.Errorf("not reached: %s", a.header.Get("Muster-Pending"))
@@ -200,6 +217,16 @@ func TestRevocation(t *testing.T) {
 			}
 		case <-time.After(time.Minute):
 			t.Fatalf("a call that waits at node %d goes on with a revoked token", i+1)
+		}
+	}
+	for i := range streams {
+		select {
+		case told := <-streams[i]:
+			if !strings.Contains(told, string(fault.Unauthenticated)) {
+				t.Errorf("an event stream of node %d ended with %s", i+1, told)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("an event stream of node %d goes on with a revoked token", i+1)
 		}
 	}
 	tr.awaitLine(0, "the revocation", func(l *audit.Entry) bool { return l.Record == "revocation "+serial.Name && l.Outcome == audit.Applied })
