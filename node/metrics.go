@@ -43,6 +43,9 @@ func newMetrics(reg *prometheus.Registry) (*metrics, error) {
 		}, []string{"provider"}),
 		reg: reg,
 	}
+	for _, own := range []string{"certificate", "token"} {
+		m.unmapped.WithLabelValues(own)
+	}
 	reg.MustRegister(m.unmapped, m.requests, m.seconds, m.split, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m, raftMetrics(reg)

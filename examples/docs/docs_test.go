@@ -204,7 +204,7 @@ var (
 	metricRow  = regexp.MustCompile("(?m)^\\| (`(?:muster|opa)_[^|]*) \\|")
 	metricName = regexp.MustCompile("`([a-z_]+)`")
 	// what is there only once it is set up or used, as its row says
-	later = regexp.MustCompile("^muster_(git|webhook|break_glass)_")
+	later = regexp.MustCompile("^muster_(git|webhook|break_glass|trace|identity_provider|identity_authentications)_")
 )
 
 // findMetrics looks for each metric that docs/sre.md says to watch.
