@@ -21,8 +21,8 @@ const inForceWithin = time.Second
 // load of look-ups with all of them on all nodes, while nothing is wrong, while
 // a follower is cut off, while one stands still, and around a change of the
 // leader. A second after the answer no node that it does not name as pending
-// accepts the token; a node that was cut off does not once it is back for a
-// second, and one that stood still does not from its first answer on.
+// accepts the token, nor does one that was cut off or stood still once it has been
+// back for a second.
 func TestRevokeThenDeny(t *testing.T) {
 	needWorld(t)
 	x := cluster(t, nil)

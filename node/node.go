@@ -274,9 +274,7 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	n.shadow.Follow(n.machine.View().Policy)
 	go n.shadow.Run(running)
 	go n.beats.Run(running)
-	go n.followReset(running)
 	go n.followCertificates(running, certs)
-	go n.followTickets(running)
 	go n.quotas.Run(running)
 	if n.providers != nil {
 		go n.providers.Run(running)
@@ -303,6 +301,9 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 		}
 		return err
 	}
+	// These ask the leader, whom nobody knows before.
+	go n.followTickets(running)
+	go n.followReset(running)
 	if n.cfg.Policy.RequireSignature {
 		go n.requireSignature(running)
 	}
