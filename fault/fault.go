@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -121,7 +122,33 @@ type Error struct {
 
 	Current uint64 // revision_mismatch: the record's revision, 0 when it does not exist
 
+	Limit *Limit // rate_limited, where it was a limit that protects this node; not sent between nodes
+
 	cause error
+}
+
+// Limit is what a rate_limited error is about, in the terms of
+// draft-ietf-httpapi-ratelimit-headers-10.
+type Limit struct {
+	Name   string
+	Quota  int64
+	Window time.Duration // in which the quota comes in; 0: the limit is about what there is at one time
+	Unit   string        // of the quota; "": requests
+	Reset  time.Duration // after which there may be room again
+}
+
+// Fields gives the values of the HTTP fields RateLimit-Policy and RateLimit.
+// Nothing is left, or there would be no error.
+func (l *Limit) Fields() (policy, limit string) {
+	seconds := func(d time.Duration) string { return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10) }
+	policy = `"` + l.Name + `";q=` + strconv.FormatInt(l.Quota, 10)
+	if l.Unit != "" {
+		policy += `;qu="` + l.Unit + `"`
+	}
+	if l.Window > 0 {
+		policy += ";w=" + seconds(l.Window)
+	}
+	return policy, `"` + l.Name + `";r=0;t=` + seconds(l.Reset)
 }
 
 // New makes a definite error. The detail is formatted like fmt.Sprintf.

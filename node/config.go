@@ -133,14 +133,33 @@ type WebhookSettings struct {
 	Allow []string `yaml:"allow"` // addresses and ranges that are not public and may be reached
 }
 
-// LimitSettings bound what one request may cost.
+// LimitSettings bound what one request may cost, and all of them together.
 type LimitSettings struct {
 	Body       Size          `yaml:"body"`
 	Definition Size          `yaml:"definition"` // body limit where a definition is sent
 	JSONDepth  int           `yaml:"json_depth"` // of nested values; 64 at most
 	Headers    Size          `yaml:"headers"`
 	Evaluation time.Duration `yaml:"evaluation"` // of one policy decision
-	InFlight   int           `yaml:"in_flight"`  // requests at the same time
+
+	// What is under way at one time, on all client ports together; see flow.Limits.
+	Connections           int           `yaml:"connections"` // on one port
+	ConnectionsPerAddress int           `yaml:"connections_per_address"`
+	InFlight              int           `yaml:"in_flight"`            // requests
+	InFlightPerCaller     int           `yaml:"in_flight_per_caller"` // 0: three quarters of in_flight
+	Working               int           `yaml:"working"`              // answered from memory; 0: 4 for each processor, at least 8
+	Changes               int           `yaml:"changes"`              // that take the disk or other nodes
+	QueueWait             time.Duration `yaml:"queue_wait"`           // for a turn, or memory
+	Blocked               int           `yaml:"blocked"`              // reads that wait for a change
+	BlockedPerCaller      int           `yaml:"blocked_per_caller"`
+	Bodies                Size          `yaml:"bodies"` // of all requests
+
+	// In a second; 0: no limit. A burst of 0 is what comes in a second.
+	CallerRate   float64 `yaml:"caller_rate"`
+	CallerBurst  int64   `yaml:"caller_burst"`
+	AddressRate  float64 `yaml:"address_rate"`
+	AddressBurst int64   `yaml:"address_burst"`
+	FailureRate  float64 `yaml:"failure_rate"` // calls from one address that did not prove who sent them
+	FailureBurst int64   `yaml:"failure_burst"`
 }
 
 // QuotaSettings are this node's own part in the quotas whose backend is redis.
@@ -193,7 +212,9 @@ func Defaults() *Config {
 		Isolation: IsolationSettings{MaxStaleness: 30 * time.Second},
 		Limits: LimitSettings{
 			Body: 4 << 20, Definition: 16 << 20, JSONDepth: 64, Headers: 64 << 10,
-			Evaluation: 50 * time.Millisecond, InFlight: 10_000,
+			Evaluation:  50 * time.Millisecond,
+			Connections: 20_000, ConnectionsPerAddress: 5_000, InFlight: 10_000, Changes: 1024, QueueWait: 10 * time.Second,
+			Blocked: 10_000, BlockedPerCaller: 1000, Bodies: 256 << 20, FailureRate: 1000, FailureBurst: 5000,
 		},
 		Watch: WatchSettings{History: 16_384, HistoryBytes: 16 << 20, Watchers: 20_000},
 		Raft: RaftSettings{

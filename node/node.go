@@ -27,6 +27,7 @@ import (
 	"github.com/muster-registry/muster/audit"
 	"github.com/muster-registry/muster/cluster"
 	"github.com/muster-registry/muster/feed"
+	"github.com/muster-registry/muster/flow"
 	"github.com/muster-registry/muster/fsm"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/identity/provider"
@@ -65,6 +66,7 @@ type Node struct {
 	certs   *certificates
 	access  access
 
+	flow     *flow.Flow
 	quotas   *quota.Keeper
 	override *breakglass.Override // lifts refusals; stands between the engine and those who watch
 	openings *breakglass.Keeper
@@ -130,6 +132,7 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 		return err
 	}
 	defer endTracing()
+	n.openFlow()
 	if n.machine, err = fsm.Open(filepath.Join(cfg.DataDir, "state"), fsm.Options{}); err != nil {
 		return err
 	}
@@ -378,7 +381,7 @@ func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server,
 		return nil, err
 	}
 	lim := n.cfg.Limits
-	in := door.New(backend{n}, who, door.Options{MaxInFlight: int64(lim.InFlight), MaxWatchers: int64(n.cfg.Watch.Watchers), MaxStaleness: n.cfg.Isolation.MaxStaleness, Refused: n.refused, Answered: n.answered()})
+	in := door.New(backend{n}, who, door.Options{Flow: n.flow, MaxStaleness: n.cfg.Isolation.MaxStaleness, Refused: n.refused, Answered: n.answered()})
 	api, err := rest.New(backend{n}, in, rest.Options{
 		Logger: n.logger, Version: n.version, MaxBody: int64(lim.Body), MaxDefinition: int64(lim.Definition),
 		MaxDepth:    lim.JSONDepth,
@@ -410,16 +413,22 @@ func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server,
 			}
 			return nil, fmt.Errorf("listen on %s: %w", s.Addr, err)
 		}
+		s.listener = n.flow.Listen(s.listener)
 	}
 	return servers, nil
 }
 
 func (n *Node) httpServer(addr string, h http.Handler) *http.Server {
 	return &http.Server{
-		Addr: addr, Handler: h,
+		Addr: addr, Handler: h, ConnState: flow.ConnState,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    int(n.cfg.Limits.Headers),
-		ErrorLog:          slog.NewLogLogger(n.logger.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: 250,
+			SendPingTimeout:      time.Minute, PingTimeout: 15 * time.Second, // for a connection that nothing is heard of
+			WriteByteTimeout: 30 * time.Second, // for a caller who does not take what it asked for
+		},
+		MaxHeaderBytes: int(n.cfg.Limits.Headers),
+		ErrorLog:       slog.NewLogLogger(n.logger.Handler(), slog.LevelDebug),
 	}
 }

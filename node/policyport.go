@@ -31,7 +31,7 @@ func (n *Node) policyServer(who *identity.Authenticator, certs *certificates, re
 	lim := n.cfg.Limits
 	api, err := opa.New(backend{n}, n.engine, who, opa.Options{
 		Logger: n.logger, Version: n.version, MaxBody: int64(lim.Body), MaxPolicy: int64(lim.Definition),
-		MaxInFlight: int64(lim.InFlight), MaxStaleness: n.cfg.Isolation.MaxStaleness,
+		Flow: n.flow, MaxStaleness: n.cfg.Isolation.MaxStaleness,
 		Traced: n.tracer != nil, Decided: n.log, Refused: n.refusedCall,
 		Observe: func(handler, method string, status int, elapsed time.Duration) {
 			seconds.WithLabelValues(strconv.Itoa(status), handler, knownMethod(method)).Observe(elapsed.Seconds())

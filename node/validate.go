@@ -149,7 +149,9 @@ func (c *Config) validateLimits() (errs []error) {
 		value int64
 	}{
 		{"limits.body", int64(c.Limits.Body)}, {"limits.definition", int64(c.Limits.Definition)}, {"limits.headers", int64(c.Limits.Headers)},
-		{"limits.in_flight", int64(c.Limits.InFlight)},
+		{"limits.in_flight", int64(c.Limits.InFlight)}, {"limits.connections", int64(c.Limits.Connections)},
+		{"limits.connections_per_address", int64(c.Limits.ConnectionsPerAddress)}, {"limits.changes", int64(c.Limits.Changes)},
+		{"limits.blocked", int64(c.Limits.Blocked)}, {"limits.blocked_per_caller", int64(c.Limits.BlockedPerCaller)},
 		{"watch.history", int64(c.Watch.History)}, {"watch.history_bytes", int64(c.Watch.HistoryBytes)}, {"watch.watchers", int64(c.Watch.Watchers)},
 		{"raft.snapshot_threshold", int64(c.Raft.SnapshotThreshold)}, {"raft.trailing_logs", int64(c.Raft.TrailingLogs)},
 	} {
@@ -157,6 +159,7 @@ func (c *Config) validateLimits() (errs []error) {
 			wrong("%s: must be more than 0; leave it out for the default", n.name)
 		}
 	}
+	errs = append(errs, c.Limits.validateFlow()...)
 	if p := c.Policy.MinCoverage; p < 0 || p > 100 {
 		wrong("policy.min_coverage: %g is out of range; it is a percentage, from 0 to 100", p)
 	}
@@ -168,6 +171,7 @@ func (c *Config) validateLimits() (errs []error) {
 		value, min time.Duration
 	}{
 		{"limits.evaluation", c.Limits.Evaluation, time.Millisecond},
+		{"limits.queue_wait", c.Limits.QueueWait, 10 * time.Millisecond},
 		{"isolation.max_staleness", c.Isolation.MaxStaleness, time.Second},
 		{"raft.heartbeat_timeout", c.Raft.HeartbeatTimeout, 50 * time.Millisecond},
 		{"raft.election_timeout", c.Raft.ElectionTimeout, 50 * time.Millisecond},

@@ -64,7 +64,7 @@ func New(cfg *tls.Config, web *http.Server, grpc GRPC) *Port {
 	// To this server the connections look as if they had no TLS: it must not
 	// look for a protocol that was agreed on. Its requests say how it was.
 	p.only = &http.Server{ReadHeaderTimeout: web.ReadHeaderTimeout, IdleTimeout: web.IdleTimeout, MaxHeaderBytes: web.MaxHeaderBytes,
-		ErrorLog: web.ErrorLog, Protocols: new(http.Protocols),
+		ErrorLog: web.ErrorLog, Protocols: new(http.Protocols), HTTP2: web.HTTP2, ConnState: web.ConnState,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, stateKey{}, c.(*bare).state)
 		},
@@ -103,6 +103,9 @@ type bare struct {
 	from  io.Reader
 }
 
+// NetConn gives the connection below.
+func (b *bare) NetConn() net.Conn { return b.Conn }
+
 // Read implements net.Conn.
 func (b *bare) Read(to []byte) (int, error) { return b.from.Read(to) }
 
@@ -111,6 +114,9 @@ type conn struct {
 	net.Conn
 	only bool // the client offers h2 and nothing else
 }
+
+// NetConn gives the connection below.
+func (c *conn) NetConn() net.Conn { return c.Conn }
 
 // Serve serves the listener until Shutdown.
 func (p *Port) Serve(l net.Listener) error {
@@ -197,13 +203,27 @@ func (p *Port) greet(c *conn) bool {
 	}
 	head, kind := look(t)
 	switch kind {
-	case grpcKind:
+	case grpcKind, idleKind:
+		p.tell(t, kind == grpcKind)
 		return p.grpcConns.put(&Conn{Conn: t, from: io.MultiReader(bytes.NewReader(head), t)})
 	case webKind:
 		state := t.ConnectionState()
 		return p.onlyConns.put(&bare{t, &state, &filter{from: io.MultiReader(bytes.NewReader(head), t), left: len(http2.ClientPreface)}})
 	}
 	return false
+}
+
+// tell has whoever counts connections know that gRPC's server, which says
+// nothing of the kind, has taken one: it is at work, or has not been used yet.
+func (p *Port) tell(t *tls.Conn, asked bool) {
+	if p.web.ConnState == nil {
+		return
+	}
+	state := http.StateIdle
+	if asked {
+		state = http.StateActive
+	}
+	p.web.ConnState(t, state)
 }
 
 // Shutdown ends the service: calls under way may end until the context does.
@@ -248,6 +268,7 @@ const (
 	noKind kind = iota
 	webKind
 	grpcKind
+	idleKind // gRPC's as well, not used yet
 )
 
 // look reads up to the headers of the first request, and gives what was read.
@@ -273,7 +294,7 @@ func look(t *tls.Conn) (head []byte, _ kind) {
 		f, err := frames.ReadFrame()
 		if err != nil {
 			if greeted && errors.Is(err, os.ErrDeadlineExceeded) {
-				return read.Bytes(), grpcKind
+				return read.Bytes(), idleKind
 			}
 			return nil, noKind
 		}

@@ -10,13 +10,13 @@ import (
 	"github.com/muster-registry/muster/registry"
 )
 
-// largeBody puts a definition of 50 000 operations and some 15 MiB, as an
-// object or as text.
+// largeBody puts a definition of 19 999 operations, one less than there may be, and
+// some 15 MiB, as an object or as text.
 func largeBody(text bool) []byte {
 	var b strings.Builder
 	b.WriteString(`{"openapi":"3.0.3","info":{"title":"t","version":"1"},"paths":{"/":{}`)
-	for i := range 50_000 {
-		fmt.Fprintf(&b, `,"/a%d/{id}":{"get":{"operationId":"op%d","description":"Reads one thing of the many that there are, by its id.",`+
+	for i := range 19_999 {
+		fmt.Fprintf(&b, `,"/a%d/{id}":{"get":{"operationId":"op%d","description":"Reads one thing of the many that there are, by its id. `+strings.Repeat("More of it. ", 36)+`",`+
 			`"parameters":[{"name":"id","in":"path","required":true,"schema":{"type":"string"}}],`+
 			`"responses":{"200":{"description":"ok","content":{"application/json":{"schema":{"type":"object"}}}}}}}`, i, i)
 	}
@@ -47,7 +47,7 @@ func TestLargeVersion(t *testing.T) {
 			t.Fatal(err)
 		}
 		runtime.ReadMemStats(&after)
-		if len(rec.Routes) != 50_000 {
+		if len(rec.Routes) != 19_999 {
 			t.Errorf("%d routes", len(rec.Routes))
 		}
 		got := (after.TotalAlloc - before.TotalAlloc) >> 20

@@ -10,6 +10,7 @@ import (
 
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/flow"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 )
@@ -60,6 +61,7 @@ type Call struct {
 	Filtered    bool   // a policy replaced content of the answer, or of what was stored
 
 	door   *Door
+	visit  flow.Visit
 	req    Request
 	action policy.Action
 
@@ -118,12 +120,12 @@ func (c *Call) Authenticate() error {
 	}
 	who, err := c.door.auth.Authenticate(c.req.Context(), c.State.Tokens, header, conn, time.Now())
 	if err != nil {
-		return err
+		return c.proven(err)
 	}
 	if who != c.Who {
 		c.Who, c.Role, c.input = who, Principal(who), nil
 	}
-	return nil
+	return c.proven(nil)
 }
 
 // Permit asks the caller's role. The action is what policies are asked about

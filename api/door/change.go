@@ -5,6 +5,7 @@ import (
 
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/flow"
 	"github.com/muster-registry/muster/trace"
 )
 
@@ -52,6 +53,11 @@ func (c *Call) Submit(op *command.Command, payload []byte, when Condition) (*com
 		return nil, err
 	}
 	in.Command, in.Payload = op, payload
+	own, err := c.hold(flow.Change)
+	if err != nil {
+		return nil, err
+	}
+	defer c.done(own)
 	receipt, err := c.door.backend.Submit(trace.WithRequest(c.req.Context(), c.ID), in)
 	if err != nil {
 		return nil, err
@@ -68,6 +74,11 @@ func (c *Call) Written() {
 
 // Heartbeat renews an instance's lease. It is decided by the role alone.
 func (c *Call) Heartbeat(namespace, service, id string) error {
+	own, err := c.hold(flow.Change)
+	if err != nil {
+		return err
+	}
+	defer c.done(own)
 	return c.door.backend.Heartbeat(c.req.Context(), namespace, service, id)
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/flow"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
 )
@@ -23,6 +24,11 @@ func (c *Call) Decide(res policy.Resource) (policy.Decision, error) {
 	if !c.Policed() {
 		return policy.Decision{Allow: true, Default: true}, nil
 	}
+	own, err := c.hold(flow.Quick)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	defer c.done(own)
 	// Whoever watches decisions keeps their inputs: each has its own.
 	if c.input == nil {
 		c.input = c.newInput()
@@ -79,6 +85,11 @@ func (c *Call) Visible(res policy.Resource, body []byte) ([]byte, error) {
 // Ask has the active policy decide on exactly the document given, as
 // POST /v1/authorize does. A refusal is no error.
 func (c *Call) Ask(entrypoint string, input []byte) (policy.Decision, error) {
+	own, err := c.hold(flow.Quick)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	defer c.done(own)
 	ctx := policy.WithCall(c.req.Context(), c.asked())
 	d, err := c.door.backend.Decider().DecideRaw(ctx, c.State.Policy.Active(), entrypoint, input)
 	if err != nil {

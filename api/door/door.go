@@ -1,8 +1,8 @@
 // Package door is what every edge lets its callers through, whatever protocol
 // they speak: who calls, whether the role allows it, which state answers a
 // read and how old that may be, what the policy says of a look-up, and how a
-// change is handed to the leader. It owns the order of these checks and the
-// count of calls in flight; the edges in front of it decode and encode.
+// change is handed to the leader. It owns the order of these checks, and asks
+// flow for a place and a turn; the edges in front of it decode and encode.
 //
 // It refuses to know a protocol, and to answer from a state that may lack what
 // the caller is owed: rather an error than a wrong empty answer.
@@ -10,12 +10,12 @@ package door
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/feed"
+	"github.com/muster-registry/muster/flow"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
@@ -70,8 +70,7 @@ type Backend interface {
 
 // Options are the limits. The zero value of a field means its default.
 type Options struct {
-	MaxInFlight  int64         // calls at one time, of all edges together; 10 000
-	MaxWatchers  int64         // streams that follow changes, likewise, which are not in flight; 20 000
+	Flow         *flow.Flow    // bounds what is under way; default: flow.New
 	MaxStaleness time.Duration // reads of a state older than this are refused; 30 s, negative: never
 	// Refused is told of every call that is about to be answered
 	// unauthenticated, refused or limited, and of every change that is about to
@@ -94,21 +93,16 @@ type Refusal struct {
 
 // Door is where calls of all edges come in.
 type Door struct {
-	backend  Backend
-	auth     *identity.Authenticator
-	opt      Options
-	ids      requestIDs
-	inFlight atomic.Int64
-	watching atomic.Int64
+	backend Backend
+	auth    *identity.Authenticator
+	opt     Options
+	ids     requestIDs
 }
 
 // New builds the door.
 func New(backend Backend, auth *identity.Authenticator, opt Options) *Door {
-	if opt.MaxInFlight == 0 {
-		opt.MaxInFlight = 10_000
-	}
-	if opt.MaxWatchers == 0 {
-		opt.MaxWatchers = 20_000
+	if opt.Flow == nil {
+		opt.Flow = flow.New(flow.Limits{})
 	}
 	if opt.MaxStaleness == 0 {
 		opt.MaxStaleness = 30 * time.Second
@@ -124,15 +118,3 @@ func New(backend Backend, auth *identity.Authenticator, opt Options) *Door {
 // RequestID takes over the caller's identifier where it is harmless in a log
 // and in a header, and makes one otherwise.
 func (d *Door) RequestID(given []string) string { return d.ids.of(given) }
-
-// Enter counts a call in; each is followed by [Door.Leave], also where the
-// error says that there are too many.
-func (d *Door) Enter() error {
-	if d.inFlight.Add(1) > d.opt.MaxInFlight {
-		return fault.New(fault.RateLimited, "this node has more than %d requests in flight; try again, or another node", d.opt.MaxInFlight)
-	}
-	return nil
-}
-
-// Leave counts a call out.
-func (d *Door) Leave() { d.inFlight.Add(-1) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/feed"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
@@ -37,7 +36,7 @@ type Told struct {
 // Follow tells of the changes in a scope behind a revision, 0 being the one of
 // now, until the caller goes, tell fails, the caller may not see them any more,
 // or a change would be missed. It always returns an error. The call has been
-// admitted for policy.Watch, and does not count as one in flight meanwhile.
+// admitted for policy.Watch, and from here on is a stream to the limits.
 //
 // What a policy says of watching one service holds for its changes until the
 // policy, the settings or the caller change. Where it filters, and where the
@@ -62,10 +61,9 @@ func (c *Call) Follow(scope feed.Scope, after uint64, tell func(Told) error) err
 		return err
 	}
 	defer s.Close()
-	if err := c.door.park(); err != nil {
+	if err := c.visit.Follow(); err != nil {
 		return err
 	}
-	defer c.door.unpark()
 	if err := tell(Told{Revision: after, Begun: true}); err != nil {
 		return err
 	}
@@ -180,21 +178,6 @@ func (w *watcher) visible(e *feed.Event) ([]byte, error) {
 	}
 	w.input = nil // each event has its own time
 	return w.Visible(res, e.Record)
-}
-
-// park takes a call out of those in flight, for as long as it only waits.
-func (d *Door) park() error {
-	if d.watching.Add(1) > d.opt.MaxWatchers {
-		d.watching.Add(-1)
-		return fault.New(fault.RateLimited, "this node has more than %d watchers; try another node", d.opt.MaxWatchers)
-	}
-	d.inFlight.Add(-1)
-	return nil
-}
-
-func (d *Door) unpark() {
-	d.watching.Add(-1)
-	d.inFlight.Add(1)
 }
 
 // Progress is how often every watcher is told how far it is.

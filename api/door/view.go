@@ -70,18 +70,20 @@ func (c *Call) View(rd Reading, changes *Changes) error {
 // confirm has the leader confirm that the local state is as new as this moment.
 func (c *Call) confirm(ctx context.Context) error {
 	start := time.Now()
+	c.visit.Pause()
 	if err := c.door.backend.ReadIndex(ctx); err != nil {
 		return err
 	}
 	c.confirmed = start
-	return c.Again()
+	return c.resume()
 }
 
 // await waits until the local state has the revision.
 func (c *Call) await(ctx context.Context, revision uint64) error {
+	c.visit.Pause()
 	err := c.door.backend.AwaitRevision(ctx, revision)
 	if err == nil {
-		if err := c.Again(); err != nil || c.State.Revision >= revision {
+		if err := c.resume(); err != nil || c.State.Revision >= revision {
 			return err
 		}
 		return fault.New(fault.TooStale, "this node has not yet made revision %d its own; try again", revision)
@@ -103,6 +105,10 @@ func (c *Call) block(ctx context.Context, changes *Changes, rd Reading) error {
 		next, release := c.door.backend.Feed().Watch(changes.Scope)
 		err := c.Again()
 		if err == nil && !over && changes.Revision(c.State) <= rd.Index {
+			if err := c.visit.Block(); err != nil {
+				release()
+				return err
+			}
 			select {
 			case <-next:
 			case <-c.superseded():
@@ -116,6 +122,9 @@ func (c *Call) block(ctx context.Context, changes *Changes, rd Reading) error {
 			continue
 		}
 		release()
+		if err == nil {
+			err = c.visit.Resume(c.req.Context())
+		}
 		if err != nil {
 			return err
 		}

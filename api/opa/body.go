@@ -46,22 +46,15 @@ func (c *call) read(limit int64) ([]byte, error) {
 	default:
 		return nil, fault.New(fault.UnsupportedMediaType, "the body must be sent as it is or with Content-Encoding: gzip")
 	}
-	if size > 0 && size <= 64<<10 {
-		b := make([]byte, size)
-		if _, err := io.ReadFull(from, b); err != nil {
-			return nil, unreadable(err, limit)
-		}
-		return b, nil
-	}
 	// One byte more than allowed tells a full body from one that is too long.
-	b := bytes.NewBuffer(make([]byte, 0, 512))
-	if _, err := b.ReadFrom(io.LimitReader(from, limit+1)); err != nil {
+	b, err := c.visit.Read(c.r.Context(), io.LimitReader(from, limit+1), size)
+	if err != nil {
 		return nil, unreadable(err, limit)
 	}
-	if int64(b.Len()) > limit {
+	if int64(len(b)) > limit {
 		return nil, tooLarge(limit)
 	}
-	return b.Bytes(), nil
+	return b, c.turn()
 }
 
 func tooLarge(limit int64) error {
@@ -69,6 +62,9 @@ func tooLarge(limit int64) error {
 }
 
 func unreadable(err error, limit int64) error {
+	if _, ok := errors.AsType[*fault.Error](err); ok { // there was no room for it
+		return err
+	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return tooLarge(limit)
 	}

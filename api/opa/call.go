@@ -12,6 +12,7 @@ import (
 	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/flow"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/trace"
@@ -27,6 +28,7 @@ type call struct {
 	began  time.Time
 	status int // 0 until the answer has begun
 
+	visit flow.Visit
 	state State
 	age   time.Duration // of the state, when the call began
 	who   *identity.Principal
@@ -48,10 +50,12 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request) {
 		c.fail(fault.Wrap(fault.Forbidden, err, "a page of another origin may not ask here"))
 		return
 	}
-	defer a.inFlight.Add(-1)
-	if a.inFlight.Add(1) > a.opt.MaxInFlight && r.URL.Path != "/health" {
-		c.fail(fault.New(fault.RateLimited, "this node has more than %d requests in flight; try again, or another node", a.opt.MaxInFlight))
-		return
+	if r.URL.Path != "/health" {
+		defer c.visit.Leave()
+		if err := c.visit.Arrive(a.opt.Flow, r.RemoteAddr); err != nil {
+			c.fail(err)
+			return
+		}
 	}
 	if r.Method == http.MethodPost && simple(r) {
 		c.serve(a.hot)
@@ -150,6 +154,10 @@ func (c *call) serve(r *route) {
 		c.fail(err)
 		return
 	}
+	if err := c.begin(); err != nil {
+		c.fail(err)
+		return
+	}
 	if err := r.handle(c); err != nil {
 		c.fail(err)
 	}
@@ -168,6 +176,11 @@ func (c *call) admit() error {
 	if err := policy.Permit(c.role(), c.route.action, c.route.kind, ""); err != nil {
 		return err
 	}
+	return c.young()
+}
+
+// young refuses a state that is older than the node's own limit on isolation.
+func (c *call) young() error {
 	if most := c.api.opt.MaxStaleness; most >= 0 && c.age > most {
 		return fault.New(fault.TooStale, "this node has not heard from its leader for longer than %v, so it may not know the policy that is active; ask another node", most)
 	}
@@ -186,7 +199,7 @@ func (c *call) authenticate() error {
 	}
 	who, err := c.api.auth.Authenticate(c.r.Context(), c.state.Tokens, header, c.r.TLS, c.began)
 	c.who = who
-	return err
+	return c.proven(err)
 }
 
 // role is the caller as policy sees it.

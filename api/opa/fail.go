@@ -138,6 +138,11 @@ func (c *call) fail(err error) {
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		h.Set("Retry-After", retryAfter(fault.From(err).RetryAfter))
 	}
+	if l := fault.From(err).Limit; l != nil {
+		rates, rate := l.Fields()
+		h.Set("RateLimit-Policy", rates)
+		h.Set("RateLimit", rate)
+	}
 	c.send(r.status, append(r.body.Bytes(), '\n'))
 }
 
@@ -153,6 +158,7 @@ func (c *call) send(status int, body []byte) {
 	h["Content-Type"] = contentType
 	c.header(h, 3, "Content-Length", strconv.Itoa(len(body)))
 	c.WriteHeader(status)
+	c.visit.Pause()        // the caller may take its time
 	_, _ = c.w.Write(body) // the caller has gone; nobody is left to tell
 }
 

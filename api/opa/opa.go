@@ -11,13 +11,13 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/klauspost/compress/gzhttp"
 
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/flow"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/rego"
@@ -57,10 +57,11 @@ type Options struct {
 
 	MaxBody      int64         // bytes of a body that asks; 4 MiB
 	MaxPolicy    int64         // bytes of a body that changes; 16 MiB
-	MaxInFlight  int64         // requests at one time; 10 000
 	BodyTimeout  time.Duration // for a body to arrive; 1 min
 	MaxStaleness time.Duration // answers from an older state are refused; 30 s, negative: never
 
+	// Flow bounds what is under way; default: flow.New.
+	Flow *flow.Flow
 	// Version of the program.
 	Version string
 	// Decided is told of every answer of the data API; nil: nobody is.
@@ -98,8 +99,8 @@ func (o *Options) setDefaults() {
 	if o.MaxPolicy == 0 {
 		o.MaxPolicy = 16 << 20
 	}
-	if o.MaxInFlight == 0 {
-		o.MaxInFlight = 10_000
+	if o.Flow == nil {
+		o.Flow = flow.New(flow.Limits{})
 	}
 	if o.BodyTimeout == 0 {
 		o.BodyTimeout = time.Minute
@@ -126,7 +127,6 @@ type API struct {
 	hot       *route // POST /v1/data/…, found without the mux
 	zipped    http.Handler
 	origins   *http.CrossOriginProtection
-	inFlight  atomic.Int64
 	changing  chan struct{} // one change at a time from this node, so that they do not overtake each other
 	nodeValue []string      // of the header Muster-Node
 }

@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"mime"
@@ -107,22 +106,17 @@ func (c *call) unpack(limit int64) ([]byte, error) {
 		return nil, fault.New(fault.UnsupportedMediaType, "the body must be sent as it is or with Content-Encoding: gzip")
 	}
 	// One byte more than allowed tells a full body from one that is too long.
-	b, err := readAll(io.LimitReader(from, limit+1), size)
+	b, err := c.Visit().Read(c.r.Context(), io.LimitReader(from, limit+1), size)
 	if err != nil {
 		return nil, unreadable(err, limit)
 	}
 	if int64(len(b)) > limit {
 		return nil, tooLarge(limit)
 	}
+	if c.route.Body != nil {
+		return b, c.Turn(c.route.takes())
+	}
 	return b, nil
-}
-
-// readAll reads to the end. A length that is only announced buys no more
-// memory than a small body would.
-func readAll(from io.Reader, announced int64) ([]byte, error) {
-	b := bytes.NewBuffer(make([]byte, 0, max(512, min(announced+bytes.MinRead, 64<<10))))
-	_, err := b.ReadFrom(from)
-	return b.Bytes(), err
 }
 
 func tooLarge(limit int64) error {
@@ -130,6 +124,9 @@ func tooLarge(limit int64) error {
 }
 
 func unreadable(err error, limit int64) error {
+	if _, ok := errors.AsType[*fault.Error](err); ok { // there was no room for it
+		return err
+	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return tooLarge(limit)
 	}

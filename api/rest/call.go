@@ -50,10 +50,12 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request) {
 		c.fail(fault.Wrap(fault.Forbidden, err, "a page of another origin may not make changes here"))
 		return
 	}
-	defer a.door.Leave()
-	if err := a.door.Enter(); err != nil && !isHealth(r.URL.Path) {
-		c.fail(err)
-		return
+	if !isHealth(r.URL.Path) {
+		defer c.Leave()
+		if err := c.Arrive(r.RemoteAddr); err != nil {
+			c.fail(err)
+			return
+		}
 	}
 	if namespace, service, ok := discoveryPath(r); ok {
 		c.namespace, c.service = namespace, service
@@ -94,6 +96,10 @@ func (c *call) serve(route *Route) {
 		trace.Name(c.r.Context(), route.ID, c.ID)
 	}
 	if err := c.admit(); err != nil {
+		c.fail(err)
+		return
+	}
+	if err := c.begin(); err != nil {
 		c.fail(err)
 		return
 	}
@@ -264,6 +270,7 @@ func (c *call) send(status int, contentType string, body []byte) {
 	}
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	c.WriteHeader(status)
+	c.Pause()              // the caller may take its time
 	_, _ = c.w.Write(body) // the caller has gone; nobody is left to tell
 }
 

@@ -93,6 +93,11 @@ func (c *call) fail(err error) {
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		h.Set("Retry-After", retryAfter(e.RetryAfter))
 	}
+	if e.Limit != nil {
+		rates, rate := e.Limit.Fields()
+		h.Set("RateLimit-Policy", rates)
+		h.Set("RateLimit", rate)
+	}
 	body, encodeErr := json.Marshal(newProblem(e, c.ID), json.Deterministic(true))
 	if encodeErr != nil {
 		c.api.opt.Logger.Error("problem not encoded", "request_id", c.ID, "err", encodeErr)

@@ -18,6 +18,7 @@ import (
 	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/api/rest"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/flow"
 	"github.com/muster-registry/muster/policy"
 )
 
@@ -225,7 +226,7 @@ func TestAWatchEndsWithItsToken(t *testing.T) {
 }
 
 func TestWatchersAreNotInFlightAndBounded(t *testing.T) {
-	e := newEdgeBehind(t, door.Options{MaxInFlight: 1, MaxWatchers: 2}, rest.Options{})
+	e := newEdgeBehind(t, door.Options{Flow: flow.New(flow.Limits{InFlight: 1, Streams: 2, StreamsPerCaller: 2})}, rest.Options{})
 	for range 2 {
 		e.listen(t, ask{caller: "viewer", method: "GET", path: cartWatch})
 		e.call("viewer", "GET", "/v1/services", "", 200)

@@ -79,7 +79,7 @@ func New(d *door.Door, opt Options) *Server {
 		grpc.MaxHeaderListSize(uint32(opt.MaxHeaders)),
 		grpc.MaxConcurrentStreams(1000),
 		grpc.ConnectionTimeout(10 * time.Second),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 10 * time.Minute, Time: 30 * time.Second, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(s.unary, recovery.UnaryServerInterceptor(recovered)),
 		grpc.ChainStreamInterceptor(s.stream, recovery.StreamServerInterceptor(recovered)),
@@ -170,6 +170,14 @@ func (c *Call) Credentials() ([]string, *tls.ConnectionState) {
 	return c.header["authorization"], conn
 }
 
+// remote is the address that the call comes from.
+func (c *Call) remote() string {
+	if p, ok := peer.FromContext(c.ctx); ok {
+		return p.Addr.String()
+	}
+	return ""
+}
+
 // Form implements door.Request.
 func (c *Call) Form() door.Form {
 	f := door.Form{Method: c.verb, Path: c.path, Scheme: "https", Headers: make(map[string][]string, len(c.header))}
@@ -210,11 +218,11 @@ func (s *Server) begin(ctx context.Context, method string) (*Call, context.Conte
 	id := s.door.RequestID(c.header["x-request-id"])
 	c.ctx = context.WithValue(trace.WithRequest(ctx, id), callKey{}, c)
 	c.Begin(s.door, c, id)
-	if err := s.door.Enter(); err != nil {
-		return c, c.ctx, err
-	}
 	if open(method) {
 		return c, c.ctx, nil
+	}
+	if err := c.Arrive(c.remote()); err != nil {
+		return c, c.ctx, err
 	}
 	if err := c.Ready(true); err != nil {
 		return c, c.ctx, err
@@ -230,7 +238,7 @@ func (s *Server) begin(ctx context.Context, method string) (*Call, context.Conte
 
 // end makes the answer's status of how the call ended, and tells who wants to know.
 func (s *Server) end(c *Call, err error) error {
-	s.door.Leave()
+	c.Leave()
 	operation := operation(c.method)
 	status := http.StatusOK
 	if err != nil {
@@ -271,6 +279,9 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
 	c, ctx, err := s.begin(ss.Context(), info.FullMethod)
+	if err == nil && !open(info.FullMethod) {
+		err = c.Visit().Follow()
+	}
 	if err == nil {
 		_ = ss.SetHeader(c.answer())
 		err = handle(srv, &serverStream{ss, ctx})

@@ -130,8 +130,8 @@ func (w *watches) guarded(ctx context.Context, b *musterv1.WatchRequest_Begin) (
 func (w *watches) follow(ctx context.Context, b *musterv1.WatchRequest_Begin) error {
 	c := &Call{server: w.Server, ctx: ctx, method: w.first.method, header: w.first.header}
 	c.Begin(w.door, c, w.first.ID)
-	defer w.door.Leave()
-	if err := w.door.Enter(); err != nil {
+	defer c.Leave()
+	if err := c.Arrive(c.remote()); err != nil {
 		return err
 	}
 	if b.Namespace != "" || b.Service != "" {

@@ -57,6 +57,7 @@ const (
 	maxNodes   = 1 << 20  // nodes of YAML, by a cautious estimate
 	maxAliased = 32 << 10 // nodes that YAML aliases may add
 	maxErrors  = 16       // mistakes listed in one answer
+	maxRoutes  = 20_000   // operations of any definition: each is judged, listed and replicated
 )
 
 // Parse reads a document of a format. OpenAPI 3.0 and 3.1, Swagger 2.0 and
@@ -119,12 +120,15 @@ func (d *Definition) openapi(document []byte) error {
 		return err
 	}
 	d.Dialect = name
+	if err := few(w.members("paths")); err != nil {
+		return err
+	}
 	w.check(0, root)
 	if err := w.err(); err != nil {
 		return err
 	}
 	d.Routes = w.routes()
-	return nil
+	return few(len(d.Routes))
 }
 
 func (d *Definition) asyncapi(document []byte) error {
@@ -144,7 +148,23 @@ func (d *Definition) asyncapi(document []byte) error {
 		return err
 	}
 	d.Routes = w.asyncapiRoutes()
+	return few(len(d.Routes))
+}
+
+// few refuses a definition of too many operations.
+func few(n int) error {
+	if n > maxRoutes {
+		return tooLarge("it has %d paths or operations, and %d is the most; make several services of it", n, maxRoutes)
+	}
 	return nil
+}
+
+// members counts what is inside a member at the top.
+func (w *walk) members(name string) (n int) {
+	if at, ok := w.tree.member(0, name); ok {
+		w.tree.children(at, func(uint32) bool { n++; return true })
+	}
+	return n
 }
 
 // Valid reports whether a decoded JSON value, or the text of a document, is a

@@ -284,7 +284,8 @@ func TestLargeDocuments(t *testing.T) {
 		document []byte
 		accepted bool
 	}{
-		{"50 000 operations", large(50_000), true},
+		{"20 000 operations", large(20_000), true},
+		{"50 000 operations", large(50_000), false},
 		{"a long chain of references", []byte(schemas(chain.String())), true},
 		{"references into a long list", []byte(schemas(`"A":{"allOf":[{}` + strings.Repeat(",{}", 60_000) + `]},"B":{"oneOf":[` + items.String()[1:] + `]}`)), true},
 		{"16 MiB of numbers", []byte(`{"x":[1` + strings.Repeat(",1", 8<<20-8) + `]}`), false},
@@ -314,12 +315,12 @@ func TestLargeDocuments(t *testing.T) {
 }
 
 func BenchmarkLarge(b *testing.B) {
-	document := large(50_000)
+	document := large(20_000)
 	b.SetBytes(int64(len(document)))
 	b.ReportAllocs()
 	for b.Loop() {
 		d, err := definition.Parse("openapi", document)
-		if err != nil || len(d.Routes) != 50_000 {
+		if err != nil || len(d.Routes) != 20_000 {
 			b.Fatal(err)
 		}
 	}
