@@ -6,7 +6,7 @@ COMPOSE ?= $(shell command -v docker-compose >/dev/null 2>&1 && echo docker-comp
 RACE    ?= $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 export COMPOSE
 
-.PHONY: build test fuzz lint demo up down bench jepsen clean
+.PHONY: build test peers fuzz lint demo up down bench jepsen clean
 
 # The static binary.
 build:
@@ -23,7 +23,12 @@ test: lint build
 	$(GO) test $(RACE) -timeout 20m $$($(GO) list ./... | grep -v /jepsen)
 	cd bench && $(GO) vet ./... && $(GO) test $(RACE) ./...
 	$(MAKE) fuzz
+	@$(MAKE) --no-print-directory peers
 	$(GO) test -timeout 20m ./jepsen/...
+
+# The built program beside real peers, each with a module of its own.
+peers: build
+	@for mod in peers/*/go.mod; do [ -e "$$mod" ] || continue; echo "$$mod"; (cd $$(dirname $$mod) && $(GO) vet ./... && $(GO) test -timeout 15m ./...) || exit 1; done
 
 # Every decoder of foreign bytes, for a short time each; FUZZTIME=2m for a long one, FUZZ=./quota for one room. What is found
 # is written into testdata/fuzz beside the test: mend it, and keep the file as a test.

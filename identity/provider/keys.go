@@ -63,6 +63,7 @@ type keyring struct {
 	nudge   chan struct{}
 
 	mu   sync.Mutex
+	now  chan struct{} // closed when the fetch under way has ended; nil: there is none
 	next chan struct{} // closed when the fetch that begins next has ended
 }
 
@@ -225,10 +226,10 @@ func (k *keyring) candidates(id string, a jose.SignatureAlgorithm, now time.Time
 	return nil, away(k.name, errUnknownKey)
 }
 
-// await waits for a fetch that begins from now on, and reports whether there
-// was one that may have brought something new. It does not wait for a provider
-// that is away, nor in a crowd.
-func (k *keyring) await(ctx context.Context) bool {
+// await waits for the fetch that is under way, if that brings what is missing,
+// or else for the next one, and reports whether there may be something new. It
+// does not wait for a provider that is away, nor in a crowd.
+func (k *keyring) await(ctx context.Context, missing func() bool) bool {
 	if k.failed.Load() {
 		return false
 	}
@@ -236,15 +237,25 @@ func (k *keyring) await(ctx context.Context) bool {
 	if k.waiting.Add(1) > maxPatient {
 		return false
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	k.mu.Lock()
-	next := k.next
+	now, next := k.now, k.next
 	k.mu.Unlock()
+	if now != nil {
+		select {
+		case <-now:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	if !missing() {
+		return true
+	}
 	select {
 	case k.nudge <- struct{}{}:
 	default:
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	select {
 	case <-next:
 		return true
@@ -288,10 +299,14 @@ func (k *keyring) run(ctx context.Context) {
 
 func (k *keyring) fetch(ctx context.Context) error {
 	k.mu.Lock()
-	done := k.next
-	k.next = make(chan struct{})
+	k.now, k.next = k.next, make(chan struct{})
 	k.mu.Unlock()
-	defer close(done)
+	defer func() {
+		k.mu.Lock()
+		close(k.now)
+		k.now = nil
+		k.mu.Unlock()
+	}()
 
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()

@@ -196,12 +196,16 @@ func (s *Set) prove(ctx context.Context, text string, sum [32]byte, now time.Tim
 	}
 	found, err := p.verify(text, now)
 	s.leave()
-	if err != nil && errors.Is(err, errUnknownKey) && p.keys.await(ctx) {
+	again := func() bool {
 		if err := s.enter(ctx); err != nil {
-			return p, nil, err
+			return false
 		}
+		defer s.leave()
 		found, err = p.verify(text, now)
-		s.leave()
+		return errors.Is(err, errUnknownKey)
+	}
+	if errors.Is(err, errUnknownKey) && p.keys.await(ctx, again) && errors.Is(err, errUnknownKey) {
+		again()
 	}
 	s.keep(p, sum, found, err, now)
 	return p, found, err
