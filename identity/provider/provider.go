@@ -102,9 +102,6 @@ func (s *Set) Run(ctx context.Context) {
 	s.sessions.close()
 }
 
-// Drop forgets every session: the next use of each token is proven anew.
-func (s *Set) Drop() { s.sessions.drop() }
-
 var (
 	errNobody    = fault.New(fault.Unauthenticated, "the token is not known; it may have been revoked, or its issuer is not one that this cluster believes")
 	errMalformed = fault.New(fault.Unauthenticated, "the token is not well formed")

@@ -90,11 +90,6 @@ func (s *sessions) keep(sum [32]byte, e session, now time.Time) {
 	}
 }
 
-func (s *sessions) drop() {
-	s.good.InvalidateAll()
-	s.bad.InvalidateAll()
-}
-
 func (s *sessions) len() int { return s.good.EstimatedSize() }
 
 func (s *sessions) close() {

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +30,10 @@ type cluster struct {
 	client *http.Client
 	cmd    *exec.Cmd
 	log    *os.File
-	File   struct {
+
+	revision uint64 // of the last answer
+
+	File struct {
 		OperatorToken string `json:"operator_token"`
 		CA            string `json:"ca"`
 		Nodes         []struct {
@@ -143,6 +147,7 @@ func (c *cluster) call(node int, method, path, token, body string) (status int, 
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	c.revision, _ = strconv.ParseUint(resp.Header.Get("Muster-Revision"), 10, 64)
 	var problem struct{ Code, Detail string }
 	_ = json.Unmarshal(b, &problem)
 	if problem.Code == "identity_provider_unavailable" && resp.Header.Get("Retry-After") == "" {
@@ -165,6 +170,13 @@ func (c *cluster) rule(name, role, provider, claim, value string) {
 	body := fmt.Sprintf(`{"role":%q,"match":{"provider":%q,"claims":{%q:%q}}}`, role, provider, claim, value)
 	if status, code := c.call(0, http.MethodPut, "/v1/roles/"+name, c.File.OperatorToken, body); status >= 300 {
 		c.t.Fatalf("the rule %s: %d %s", body, status, code)
+	}
+	after := c.revision
+	for i := range c.File.Nodes { // a node may learn of it a moment after the answer
+		path := fmt.Sprintf("/v1/services?wait=30s&min_revision=%d", after)
+		if status, code := c.call(i, http.MethodGet, path, c.File.OperatorToken, ""); status != http.StatusOK {
+			c.t.Fatalf("node %d, after the rule: %d %s", i+1, status, code)
+		}
 	}
 }
 
