@@ -35,6 +35,7 @@ peers: build
 FUZZTIME ?= 3s
 FUZZ     ?= ./...
 fuzz:
+	@mkdir -p bin
 	@$(GO) test -list '^Fuzz' $(FUZZ) | awk '/^Fuzz/ { f[n++] = $$1 } /^ok/ { for (i = 0; i < n; i++) print $$2, f[i]; n = 0 }' | \
 	while read -r package target; do \
 		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -parallel 2 -timeout 30m "$$package" >bin/fuzz.log 2>&1 || { cat bin/fuzz.log; exit 1; }; \

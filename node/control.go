@@ -15,7 +15,7 @@ import (
 func (n *Node) controlServer(certs *certificates, in *door.Door, api http.Handler) *server {
 	calls := rpc.New(in, rpc.Options{
 		Logger: n.logger, NodeID: n.cfg.NodeID, MaxBody: int(n.cfg.Limits.Body), MaxHeaders: int(n.cfg.Limits.Headers),
-		Credentials: port.Credentials(), Observe: n.metrics.observe,
+		Credentials: port.Credentials(), Tracer: n.tracer, Observe: n.metrics.observe,
 	})
 	s := &server{Server: n.httpServer(n.cfg.Listen.Control, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if rpc.IsCall(r) {

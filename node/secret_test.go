@@ -82,7 +82,7 @@ func TestNoSecretInAnyOutput(t *testing.T) {
 		secrets["key of "+n.id] = strings.Split(string(b), "\n")[1]
 		secrets["key of "+n.id+", raw"] = string(block.Bytes[20:60])
 	}
-	tr.configure(t, fmt.Sprintf(`
+	tr.configure(t, steady+fmt.Sprintf(`
 log: {level: debug}
 webhook: {allow: [127.0.0.0/8]}
 tracing: {enabled: true, endpoint: %q, protocol: http/protobuf, headers_file: collector.key}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/muster-registry/muster/api/rpc/musterv1"
 	"github.com/muster-registry/muster/audit"
 )
 
@@ -130,11 +132,15 @@ func TestOneTraceOfAForwardedWrite(t *testing.T) {
 	}
 }
 
+// steady keeps the leader where it is on a busy machine, in tests that are about
+// who does what.
+const steady = "raft: {heartbeat_timeout: 3s, election_timeout: 3s, leader_lease: 3s}\n"
+
 func forwardedWrite(t *testing.T, got *spans, config string) {
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
 	tr := newTrial(t, 2)
 	tr.write(t, "collector.key", "X-Collector-Key: for-the-collector\n")
-	tr.configure(t, config+"webhook: {allow: [127.0.0.0/8]}\n")
+	tr.configure(t, config+steady+"webhook: {allow: [127.0.0.0/8]}\n")
 	tr.startAll()
 	e := newEdge(t, tr)
 	leader := e.leader(t)
@@ -202,6 +208,20 @@ func forwardedWrite(t *testing.T, got *spans, config string) {
 	got.await(t, line.TraceID, follow, "putService")
 	got.await(t, line.TraceID, lead, "apply")
 
+	// Over gRPC it is no different.
+	const called = "22222222222222222222222222222222"
+	_, err := musterv1.NewRegistryClient(e.dialRPC(t, follower, &tls.Config{})).Register(
+		e.context(t, "traceparent", "00-"+called+"-"+caller+"-01", "x-request-id", "by-grpc"),
+		&musterv1.RegisterRequest{Instance: &musterv1.Instance{Namespace: "default", Service: "cart", Id: "i1", Address: "10.0.0.1", Port: 80}})
+	must(t, err)
+	if s := got.await(t, called, follow, "grpc:muster.v1.Registry/Register"); s.parent != caller {
+		t.Errorf("the gRPC call belongs to step %s", s.parent)
+	}
+	got.await(t, called, lead, "apply")
+	if line := tr.awaitLine(follower, "the change", func(e *audit.Entry) bool { return e.RequestID == "by-grpc" }); line.TraceID != called {
+		t.Errorf("the trail names trace %q of a gRPC call", line.TraceID)
+	}
+
 	// What a caller does not want recorded is not.
 	const quiet = "11111111111111111111111111111111"
 	send(follower, "PUT", "/v1/namespaces/default/services/lamp", `{}`, "Traceparent", "00-"+quiet+"-"+caller+"-00")
@@ -245,6 +265,7 @@ func TestACollectorThatIsAwayHoldsNobodyUp(t *testing.T) {
 // on the node it was forwarded to.
 func TestLogLinesNameTheirRequest(t *testing.T) {
 	tr := newTrial(t, 2)
+	tr.configure(t, steady)
 	tr.startAll()
 	e := newEdge(t, tr)
 	leader := e.leader(t)

@@ -189,6 +189,16 @@ func (p *Port) stopped() bool {
 	return p.closed
 }
 
+// isHTTP reports whether a client that should have begun a handshake began a
+// request.
+func isHTTP(begin [5]byte) bool {
+	switch string(begin[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET", "PATCH":
+		return true
+	}
+	return false
+}
+
 // greet does the handshake and finds the connection its server; false when it
 // is to be closed.
 func (p *Port) greet(c *conn) bool {
@@ -196,6 +206,11 @@ func (p *Port) greet(c *conn) bool {
 	defer cancel()
 	t := tls.Server(c, p.tls)
 	if err := t.HandshakeContext(ctx); err != nil {
+		// Whoever forgot the s in https learns of it, as from net/http.
+		if not, ok := errors.AsType[tls.RecordHeaderError](err); ok && not.Conn != nil && isHTTP(not.RecordHeader) {
+			_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+			_, _ = io.WriteString(c, "HTTP/1.0 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+		}
 		return false
 	}
 	if !c.only || t.ConnectionState().NegotiatedProtocol != "h2" {

@@ -197,6 +197,21 @@ func (t *Tracer) Serve(ctx context.Context, traceparent, name string) (context.C
 	return ctx, Span{s}
 }
 
+// Take goes on with the trace of a caller, or begins one where it brings none.
+// Where the context has a step of the call already, that is named instead.
+func (t *Tracer) Take(ctx context.Context, traceparent, name, request string) (context.Context, Span) {
+	if t == nil {
+		return ctx, Span{}
+	}
+	if trace.SpanContextFromContext(ctx).IsValid() {
+		Name(ctx, name, request)
+		return ctx, Span{}
+	}
+	ctx = w3c.Extract(ctx, propagation.MapCarrier{"traceparent": traceparent})
+	ctx, s := t.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attribute.String("muster.request_id", request)))
+	return ctx, Span{s}
+}
+
 // Begin begins a trace of the node's own work, such as sending decisions away.
 func (t *Tracer) Begin(ctx context.Context, name string) (context.Context, Span) {
 	if t == nil {

@@ -39,6 +39,7 @@ type Options struct {
 	MaxHeaders int // bytes of a call's metadata; 64 KiB
 	// Credentials of the native server; nil: it takes connections as they are.
 	Credentials credentials.TransportCredentials
+	Tracer      *trace.Tracer // nil: calls are not traced
 	// Observe is told of every answer, by method and HTTP status.
 	Observe func(operation string, status int, elapsed time.Duration)
 }
@@ -142,6 +143,7 @@ type Call struct {
 
 	// What the call would be in REST, for policies; "" where it has no like.
 	verb, path string
+	span       trace.Span
 }
 
 type callKey struct{}
@@ -216,6 +218,11 @@ func (s *Server) begin(ctx context.Context, method string) (*Call, context.Conte
 	c := &Call{server: s, method: method}
 	c.header, _ = metadata.FromIncomingContext(ctx)
 	id := s.door.RequestID(c.header["x-request-id"])
+	if s.opt.Tracer != nil && !open(method) {
+		ctx, c.span = s.opt.Tracer.Take(ctx, strings.Join(c.header["traceparent"], ","), operation(method), id)
+		c.header = c.header.Copy()
+		c.header.Set("traceparent", trace.Parent(ctx)) // where audit trail and decisions look
+	}
 	c.ctx = context.WithValue(trace.WithRequest(ctx, id), callKey{}, c)
 	c.Begin(s.door, c, id)
 	if open(method) {
@@ -239,6 +246,11 @@ func (s *Server) begin(ctx context.Context, method string) (*Call, context.Conte
 // end makes the answer's status of how the call ended, and tells who wants to know.
 func (s *Server) end(c *Call, err error) error {
 	c.Leave()
+	if err == nil {
+		c.span.End(nil)
+	} else {
+		c.span.End(known(err))
+	}
 	operation := operation(c.method)
 	status := http.StatusOK
 	if err != nil {

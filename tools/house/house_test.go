@@ -233,6 +233,39 @@ func TestTheHouseStandsAsDrawn(t *testing.T) {
 	}
 }
 
+// dialers are the rooms that open connections, and to what. Where users of the
+// cluster say where to, the room must go through egress.
+var dialers = map[string]string{
+	"egress": "", "policy/webhook": "users", "policy/git": "users",
+	"cluster": "other nodes", "client": "nodes", "pki": "what the command line names", "cmd/muster": "what the command line names",
+	"identity/provider": "the configuration", "policy/decision": "the configuration",
+}
+
+// TestWhoeverDialsSaysWhereTo: no room connects anywhere unnoticed, past the
+// rules about addresses that are not public.
+func TestWhoeverDialsSaysWhereTo(t *testing.T) {
+	dials := regexp.MustCompile(`\b(net\.Dial|net\.Dialer|tls\.Dial|http\.DefaultClient|http\.DefaultTransport|http\.Transport|http\.(Get|Post|Head|PostForm))\b`)
+	for _, p := range list(t) {
+		room := p.room()
+		if within(room, []string{"jepsen/…", "examples/…", "tools/…"}) {
+			continue
+		}
+		to, known := dialers[room]
+		if to == "users" && !slices.Contains(p.Imports, module+"egress") {
+			t.Errorf("%s connects to where users say and does not import egress", room)
+		}
+		for _, name := range p.GoFiles {
+			b, err := os.ReadFile(filepath.Join(p.Dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found := dials.Find(b); found != nil && !known {
+				t.Errorf("%s/%s uses %s: say in dialers where it connects to", room, name, found)
+			}
+		}
+	}
+}
+
 // TestBrokenHousesAreNoticed plants what the rules are there to refuse.
 func TestBrokenHousesAreNoticed(t *testing.T) {
 	for _, c := range []struct {
