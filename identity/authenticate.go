@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -33,6 +34,11 @@ type Config struct {
 	TrustDomain string
 	Static      []Static
 
+	// Chain says whether a client's certificates, its own first, are good for
+	// whom they name. The handshake has proven that they are signed by some
+	// authority; which ones count for whom may have changed since. nil: all do.
+	Chain func(chain []*x509.Certificate) error
+
 	// Outside proves the bearer tokens that are not muster's own; nil: there
 	// are none.
 	Outside Verifier
@@ -58,13 +64,14 @@ type Authenticator struct {
 	trustDomain string
 	outside     Verifier
 	unmapped    func(p *Principal, first bool)
+	chain       func([]*x509.Certificate) error
 	static      map[[sha256.Size]byte]*Principal
 }
 
 // New makes an Authenticator; a static token without a usable hash or role is
 // an error.
 func New(cfg Config) (*Authenticator, error) {
-	a := &Authenticator{trustDomain: cfg.TrustDomain, outside: cfg.Outside, unmapped: cfg.Unmapped, static: make(map[[sha256.Size]byte]*Principal, len(cfg.Static))}
+	a := &Authenticator{trustDomain: cfg.TrustDomain, outside: cfg.Outside, chain: cfg.Chain, unmapped: cfg.Unmapped, static: make(map[[sha256.Size]byte]*Principal, len(cfg.Static))}
 	for _, s := range cfg.Static {
 		var sum [sha256.Size]byte
 		raw, err := hex.DecodeString(s.Hash)
@@ -110,6 +117,11 @@ func (a *Authenticator) Authenticate(ctx context.Context, tbl *Table, header str
 		return a.complete(tbl, p, sum)
 	}
 	if conn != nil && len(conn.VerifiedChains) > 0 && len(conn.PeerCertificates) > 0 {
+		if a.chain != nil {
+			if err := a.chain(conn.PeerCertificates); err != nil {
+				return nil, err
+			}
+		}
 		p, err := a.certificate(conn.PeerCertificates[0], now)
 		if err != nil {
 			return nil, err

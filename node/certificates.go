@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/muster-registry/muster/identity/spiffe"
 	"github.com/muster-registry/muster/pki"
 )
 
@@ -22,18 +23,19 @@ type credentials struct {
 	clients tls.Certificate
 	trusted []*x509.Certificate
 	pool    *x509.CertPool
-	control *tls.Config // of the listeners for clients
 }
 
 // certificates follow the files: what they hold counts from the next handshake
 // on, and connections that are open stay.
 type certificates struct {
 	files   TLSSettings
+	trust   *spiffe.Trust
 	nodeID  string // of the certificate for other nodes: spiffe://<domain>/muster/node/<id>
 	logger  *slog.Logger
 	now     func() time.Time
 	tickets *tickets
 	current atomic.Pointer[credentials]
+	made    atomic.Pointer[listener]
 
 	mu      sync.Mutex        // guards what follows
 	seen    [sha256.Size]byte // the content of the files that is in use
@@ -45,8 +47,8 @@ type certificates struct {
 // openCertificates reads the files. They must fit together; a certificate whose
 // time is over is told of and used all the same, so that a node starts to which
 // a new one is on its way.
-func openCertificates(t TLSSettings, nodeID, trustDomain string, logger *slog.Logger) (*certificates, error) {
-	c := &certificates{files: t, nodeID: "spiffe://" + trustDomain + "/muster/node/" + nodeID, logger: logger, now: time.Now, tickets: newTickets(), told: map[string]int{}}
+func openCertificates(t TLSSettings, nodeID, trustDomain string, trust *spiffe.Trust, logger *slog.Logger) (*certificates, error) {
+	c := &certificates{files: t, trust: trust, nodeID: "spiffe://" + trustDomain + "/muster/node/" + nodeID, logger: logger, now: time.Now, tickets: newTickets(), told: map[string]int{}}
 	content, sum, err := c.read()
 	if err != nil {
 		return nil, err
@@ -59,7 +61,7 @@ func openCertificates(t TLSSettings, nodeID, trustDomain string, logger *slog.Lo
 		logger.Error("the node starts with a certificate that others do not accept", "error", err)
 	}
 	c.seen = sum
-	c.current.Store(cr)
+	c.use(cr)
 	c.warn()
 	return c, nil
 }
@@ -107,7 +109,6 @@ func (c *certificates) parse(f tlsFiles) (*credentials, error) {
 			return nil, fmt.Errorf("tls.control_cert, tls.control_key: %w", err)
 		}
 	}
-	cr.control = c.listener(cr)
 	return cr, nil
 }
 
@@ -173,7 +174,7 @@ func (c *certificates) reload() error {
 		return err
 	}
 	c.seen, c.refused = sum, nil
-	c.current.Store(cr)
+	c.use(cr)
 	c.reloads++
 	c.told = map[string]int{}
 	c.logger.Info("new certificates are in use", "not_after", cr.node.Leaf.NotAfter, "serial", fmt.Sprintf("%x", cr.node.Leaf.SerialNumber),
@@ -187,23 +188,51 @@ func (c *certificates) peer() (*tls.Certificate, *x509.CertPool) {
 	return &cr.node, cr.pool
 }
 
+func (c *certificates) use(cr *credentials) {
+	c.current.Store(cr)
+	c.trust.SetOwn(cr.trusted, nil)
+}
+
+// listener is the TLS side of the ports for clients, made of credentials and of
+// the authorities of all trust domains.
+type listener struct {
+	from   *credentials
+	pool   *x509.CertPool
+	config *tls.Config
+}
+
 // control is the TLS side of the ports for clients: a client certificate is
-// asked for, and one that is shown must be valid.
+// asked for, and one that is shown must be valid by the authorities of the trust
+// domain that it names.
 func (c *certificates) control() *tls.Config {
-	base := c.current.Load().control.Clone()
-	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.current.Load().control, nil }
+	base := c.listener().Clone()
+	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.listener(), nil }
 	return base
 }
 
-func (c *certificates) listener(cr *credentials) *tls.Config {
+// listener gives the same configuration until something in it changes.
+func (c *certificates) listener() *tls.Config {
+	cr, pool := c.current.Load(), c.trust.Pool()
+	if l := c.made.Load(); l != nil && l.from == cr && l.pool == pool {
+		return l.config
+	}
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cr.clients},
-		ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: cr.pool, NextProtos: []string{"h2", "http/1.1"},
+		ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool, NextProtos: []string{"h2", "http/1.1"},
+		// The pool is of all domains: which of them signed is looked at here, at
+		// each handshake, resumed ones too.
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if len(cs.PeerCertificates) == 0 {
+				return nil
+			}
+			return c.trust.VerifyChain(cs.PeerCertificates)
+		},
 	}
 	if c.files.MinVersion == "1.2" {
 		cfg.MinVersion = tls.VersionTLS12
 	}
 	c.tickets.share(cfg)
+	c.made.Store(&listener{cr, pool, cfg})
 	return cfg
 }
 
@@ -284,6 +313,7 @@ func (c *certificates) health() (lines []string) {
 	if len(trusted) > 1 {
 		lines = append(lines, fmt.Sprintf("[+] %d authorities are trusted", len(trusted)))
 	}
+	lines = append(lines, c.trust.Health()...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.refused != nil {

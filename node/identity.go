@@ -16,6 +16,7 @@ import (
 type IdentitySettings struct {
 	Providers    []ProviderSettings `yaml:"providers"`
 	SessionCache Size               `yaml:"session_cache"` // memory for tokens that were proven
+	SPIFFE       SPIFFESettings     `yaml:"spiffe"`
 }
 
 // ProviderSettings are one identity provider. What is not set has the default
@@ -49,7 +50,7 @@ func (s *IdentitySettings) paths() (out []*string) {
 		p := &s.Providers[i]
 		out = append(out, &p.JWKSFile, &p.ClientSecretFile, &p.CAFile)
 	}
-	return out
+	return append(out, s.SPIFFE.paths()...)
 }
 
 // complete reads the secrets and makes what the room takes. The environment's
@@ -83,10 +84,11 @@ func (n *Node) wireProviders(reg prometheus.Registerer) (err error) {
 	return err
 }
 
-// verifier is an interface without a value where there are no providers.
+// verifier is an interface without a value where nobody's tokens are believed
+// but muster's own.
 func (n *Node) verifier() identity.Verifier {
 	if n.providers == nil {
-		return nil
+		return n.trust.Outside(nil)
 	}
-	return n.providers
+	return n.trust.Outside(n.providers)
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/muster-registry/muster/fsm"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/identity/provider"
+	"github.com/muster-registry/muster/identity/spiffe"
 	"github.com/muster-registry/muster/lease"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/breakglass"
@@ -76,6 +77,7 @@ type Node struct {
 
 	tickets   *tickets
 	providers *provider.Set // nil: none are configured
+	trust     *spiffe.Trust // which authorities count for whom
 	git       *git.Source   // nil: none is configured
 	log       *decision.Log
 	decisions *decision.Store
@@ -108,7 +110,10 @@ type variant struct {
 
 func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, v variant) (err error) {
 	n := &Node{everywhere: v.everywhere, cfg: cfg, version: version, logger: slog.New(trace.Logs(logger.Handler())).With("node", cfg.NodeID), policies: make(chan *fsm.View, 1), ruled: make(chan struct{}, 1)}
-	certs, err := openCertificates(cfg.TLS, cfg.NodeID, cfg.Cluster.TrustDomain, n.logger)
+	if err := n.openTrust(); err != nil {
+		return err
+	}
+	certs, err := openCertificates(cfg.TLS, cfg.NodeID, cfg.Cluster.TrustDomain, n.trust, n.logger)
 	if err != nil {
 		return err
 	}
@@ -126,7 +131,7 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 	if n.metrics, err = newMetrics(registry); err != nil {
 		return err
 	}
-	registry.MustRegister(certs)
+	registry.MustRegister(certs, n.trust)
 	endTracing, err := n.openTracing(ctx, registry)
 	if err != nil {
 		return err
@@ -278,6 +283,7 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	go n.shadow.Run(running)
 	go n.beats.Run(running)
 	go n.followCertificates(running, certs)
+	go n.trust.Run(running)
 	go n.quotas.Run(running)
 	if n.providers != nil {
 		go n.providers.Run(running)
@@ -372,7 +378,7 @@ func (s *server) run() error {
 }
 
 func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server, error) {
-	auth := identity.Config{TrustDomain: n.cfg.Cluster.TrustDomain, Outside: n.verifier(), Unmapped: n.unmapped}
+	auth := identity.Config{TrustDomain: n.cfg.Cluster.TrustDomain, Outside: n.verifier(), Unmapped: n.unmapped, Chain: n.trust.VerifyChain}
 	if t := n.cfg.Secrets.OperatorToken; t != "" {
 		auth.Static = append(auth.Static, identity.Static{Name: "operator", Role: "operator", Hash: identity.Hash(t)})
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/muster-registry/muster/egress"
+	"github.com/muster-registry/muster/identity/spiffe"
 	"github.com/muster-registry/muster/registry"
 )
 
@@ -47,6 +48,9 @@ func (c *Config) validate() error {
 		wrong("pprof: profiles show the node's memory, so they need listen.metrics on a loopback address such as 127.0.0.1:9090")
 	}
 	errs = append(errs, c.validateTLS()...)
+	if err := spiffe.Validate(c.Cluster.TrustDomain, c.Identity.SPIFFE.domains(), c.Identity.SPIFFE.Audiences); err != nil {
+		wrong("identity.spiffe: %w", err)
+	}
 	errs = append(errs, c.validateLimits()...)
 	errs = append(errs, c.validateGit()...)
 	errs = append(errs, c.Policy.DecisionLog.validate()...)
