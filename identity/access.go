@@ -163,12 +163,17 @@ var none = NewAccess(nil, nil)
 
 // Recheck asks again about a principal that [Authenticator.Authenticate] gave,
 // for calls that last: it is refused when its credential has ended or been
-// revoked since, or its token is gone. Its roles may be others than before. No
+// revoked since, its token is gone, or its certificate's authority. Its roles may be others than before. No
 // provider is asked. tbl is the table of the newest state.
 func (a *Authenticator) Recheck(tbl *Table, p *Principal, now time.Time) (*Principal, error) {
 	c := &p.Credential
 	if !c.ExpiresAt.IsZero() && !now.Before(c.ExpiresAt) {
 		return nil, errEnded
+	}
+	if c.chain != nil {
+		if err := a.believed(c.chain); err != nil {
+			return nil, err
+		}
 	}
 	sum := c.TextHash
 	if c.base != nil {

@@ -117,12 +117,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, tbl *Table, header str
 		return a.complete(tbl, p, sum)
 	}
 	if conn != nil && len(conn.VerifiedChains) > 0 && len(conn.PeerCertificates) > 0 {
-		if a.chain != nil {
-			if err := a.chain(conn.PeerCertificates); err != nil {
-				return nil, err
-			}
-		}
-		p, err := a.certificate(conn.PeerCertificates[0], now)
+		p, err := a.certificate(conn.PeerCertificates, now)
 		if err != nil {
 			return nil, err
 		}

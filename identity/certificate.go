@@ -16,13 +16,26 @@ import (
 //	spiffe://TRUST-DOMAIN/muster/node/ID                          a member: no role
 //
 // Any other certificate of the CA is somebody without a role.
-func (a *Authenticator) certificate(cert *x509.Certificate, now time.Time) (*Principal, error) {
+func (a *Authenticator) certificate(chain []*x509.Certificate, now time.Time) (*Principal, error) {
+	if err := a.believed(chain); err != nil {
+		return nil, err
+	}
+	cert := chain[0]
 	p, err := a.named(cert, now)
 	if err != nil {
 		return nil, err
 	}
-	p.Credential = Credential{Certificate: cert, ExpiresAt: cert.NotAfter}
+	p.Credential = Credential{Certificate: cert, chain: chain, ExpiresAt: cert.NotAfter}
 	return p, nil
+}
+
+// believed says whether the authorities that count for the client now are those
+// that signed its certificates.
+func (a *Authenticator) believed(chain []*x509.Certificate) error {
+	if a.chain == nil {
+		return nil
+	}
+	return a.chain(chain)
 }
 
 // named gives a new principal.

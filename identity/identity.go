@@ -47,6 +47,8 @@ type Credential struct {
 	TokenID     string            // of one of muster's tokens, or the name of a static one
 	Certificate *x509.Certificate // the client's; nil: it was a bearer token
 
+	chain []*x509.Certificate // the client's, its own first, as the connection has it
+
 	// ExpiresAt is when the credential ends; zero: never. A stream that it
 	// opened ends then, too.
 	ExpiresAt time.Time

@@ -7,6 +7,7 @@ package node
 
 import (
 	"context"
+	"crypto/fips140"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -321,7 +322,7 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 		go func() { failed <- s.run() }()
 	}
 	go n.follow(running, certs)
-	n.logger.Info("node is up", "control", n.cfg.Listen.Control, "policy", n.cfg.Listen.Policy, "peer", n.cfg.Listen.Peer, "version", n.version)
+	n.logger.Info("node is up", "control", n.cfg.Listen.Control, "policy", n.cfg.Listen.Policy, "peer", n.cfg.Listen.Peer, "version", n.version, "fips140", fips140.Enabled())
 	select {
 	case <-ctx.Done():
 		n.logger.Info("shutting down")
