@@ -22,6 +22,7 @@ test: lint build
 	$(if $(MUSTER_TEST_DOCKER),,@echo "LEFT OUT: tests that need a Docker engine; ask for them with MUSTER_TEST_DOCKER=1")
 	$(GO) test $(RACE) -timeout 20m $$($(GO) list ./... | grep -v /jepsen)
 	cd bench && $(GO) vet ./... && $(GO) test $(RACE) ./...
+	$(if $(MUSTER_TEST_SPIRE)$(MUSTER_SPIRE_SERVER),,@echo "LEFT OUT: the test beside SPIRE, which takes ten minutes of processor time to build; ask for it with MUSTER_TEST_SPIRE=1")
 	$(MAKE) fuzz
 	@$(MAKE) --no-print-directory peers
 	$(GO) test -timeout 20m ./jepsen/...

@@ -207,6 +207,20 @@ func TestCertificatesAreReloaded(t *testing.T) {
 		}
 		return use(oldOperator)
 	})
+	connections := 0
+	open := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: pki.Pool([]*x509.Certificate{next.Certificate}),
+		Certificates: []tls.Certificate{*tlsPair(oldOperator)}, VerifyConnection: func(tls.ConnectionState) error { connections++; return nil }}}}
+	over := func() int {
+		t.Helper()
+		res, err := open.Get(self.control + "/v1/cluster/status")
+		must(t, err)
+		_, _ = io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		return res.StatusCode
+	}
+	if status := over(); status != 200 {
+		t.Errorf("the old operator: %d", status)
+	}
 	tr.replace("ca.crt", next.PEM())
 	tr.eventually("the old authority is not", func() error {
 		if use(oldOperator) == nil {
@@ -214,6 +228,10 @@ func TestCertificatesAreReloaded(t *testing.T) {
 		}
 		return use(newOperator)
 	})
+	// Nor over a connection from before.
+	if status := over(); status != 401 || connections != 1 {
+		t.Errorf("over an open connection: %d, %d connections", status, connections)
+	}
 }
 
 // A node does not start with a certificate that its peers would refuse.

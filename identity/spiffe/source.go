@@ -44,7 +44,7 @@ const (
 // Domain is a trust domain whose members are believed, and where its bundle is.
 type Domain struct {
 	Name       string
-	BundleFile string // as JSON (SPIFFE bundle) or PEM; with ProfileSPIFFE what the first fetch trusts
+	BundleFile string // as JSON (SPIFFE bundle) or PEM; beside a URL it counts until the first fetch
 	BundleURL  string // https
 	Profile    string // of the URL; "": ProfileWeb
 	EndpointID string // SPIFFE id of the endpoint, with ProfileSPIFFE
@@ -79,9 +79,6 @@ func Validate(own string, domains []Domain, audiences []string) error {
 		case "", ProfileWeb:
 			if d.EndpointID != "" {
 				wrong(d, "endpoint_id goes with profile: https_spiffe")
-			}
-			if d.BundleURL != "" && d.BundleFile != "" {
-				wrong(d, "give bundle_file or bundle_url; both only with profile: https_spiffe")
 			}
 		case ProfileSPIFFE:
 			if _, err := spiffeid.FromString(d.EndpointID); err != nil {

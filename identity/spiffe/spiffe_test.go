@@ -393,7 +393,6 @@ func TestSettingsAreRefusedWithAdvice(t *testing.T) {
 		"an id as the name": {spiffe.Domain{Name: "spiffe://a.example", BundleFile: "x"}, "is not the name of a trust domain"},
 		"no bundle":         {spiffe.Domain{Name: "a.example"}, "has no bundle"},
 		"plain http":        {spiffe.Domain{Name: "a.example", BundleURL: "http://a.example"}, "not an https URL"},
-		"both":              {spiffe.Domain{Name: "a.example", BundleURL: "https://a.example", BundleFile: "x"}, "bundle_file or bundle_url"},
 		"profile":           {spiffe.Domain{Name: "a.example", BundleFile: "x", Profile: "http"}, "neither https_web nor https_spiffe"},
 		"no endpoint id":    {spiffe.Domain{Name: "a.example", BundleFile: "x", BundleURL: "https://a.example", Profile: "https_spiffe"}, "endpoint_id"},
 		"foreign endpoint":  {spiffe.Domain{Name: "a.example", BundleFile: "x", BundleURL: "https://a.example", Profile: "https_spiffe", EndpointID: "spiffe://b.example/x"}, "another trust domain"},

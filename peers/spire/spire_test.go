@@ -51,6 +51,7 @@ func program(t *testing.T) string {
 	if err := json.Unmarshal([]byte(run(t, "", "go", "mod", "download", "-json", "github.com/spiffe/spire@"+version)), &module); err != nil {
 		t.Fatal(err)
 	}
+	must(t, os.MkdirAll(filepath.Dir(built), 0o755))
 	// In its own folder, so that its own go.sum vouches for what it needs.
 	run(t, module.Dir, "go", "build", "-o", built, "./cmd/spire-server")
 	return built
