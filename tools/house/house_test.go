@@ -240,7 +240,7 @@ func TestTheHouseStandsAsDrawn(t *testing.T) {
 var dialers = map[string]string{
 	"egress": "", "policy/webhook": "users", "policy/git": "users",
 	"cluster": "other nodes", "client": "nodes", "pki": "what the command line names", "cmd/muster": "what the command line names",
-	"identity/provider": "the configuration", "policy/decision": "the configuration",
+	"identity/provider": "the configuration", "identity/spiffe": "the configuration", "policy/decision": "the configuration",
 }
 
 // TestWhoeverDialsSaysWhereTo: no room connects anywhere unnoticed, past the
