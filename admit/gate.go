@@ -4,9 +4,10 @@
 // stored, and everything that is not a function of the state is stamped here:
 // time, identity, decision, the revisions the decision was made on.
 //
-// Apply drops a command whose record or whose policy has changed since; the
-// gate then admits it again on the new state. So no change is ever applied
-// under a policy, or over a record, that its decision did not see.
+// Apply drops a command whose record, whose policy or whose conditions (the
+// webhooks, schemas and other settings that admission asks) have changed since;
+// the gate then admits it again on the new state. So no change is ever applied
+// under a policy, under conditions or over a record that its decision did not see.
 //
 // The room refuses to write: it proposes.
 package admit
@@ -116,13 +117,15 @@ func (g *Gate) Execute(ctx context.Context, in *command.Intent) (receipt *comman
 			if confirmed || !confirmable(err) {
 				return nil, err
 			}
-			if err := g.log.ReadIndex(ctx); err != nil {
+			if unsure := g.log.ReadIndex(ctx); unsure != nil {
+				return nil, unsure
+			}
+			if confirmed = true; basisOf(g.state(), in.Command) == r.basis {
 				return nil, err
 			}
-			confirmed = true
 			continue
 		}
-		receipt, err := g.log.Propose(ctx, cmd)
+		receipt, err := g.propose(ctx, in, cmd)
 		if err == nil {
 			return receipt, nil
 		}
@@ -158,7 +161,7 @@ func lostService(c *command.Command, err error) bool {
 // answer that the same request was given before.
 func (g *Gate) admit(ctx context.Context, in *command.Intent, r *round) (cmd *command.Command, repeated *command.Receipt, err error) {
 	st := g.state()
-	st.round = r
+	st.round, r.basis = r, basisOf(st, in.Command)
 	if st.Restore != "" && !partOfRestore(in.Command) {
 		return nil, nil, fault.New(fault.NotReady, "a restore is in progress; try again when it has ended")
 	}
@@ -174,7 +177,9 @@ func (g *Gate) admit(ctx context.Context, in *command.Intent, r *round) (cmd *co
 			return nil, repeated, err
 		}
 	}
-	cmd, err = g.admitOp(ctx, st, in, cmd)
+	if cmd, err = g.admitOp(ctx, st, in, cmd); err == nil && conditional(cmd) {
+		cmd.Conditions = st.Settings.Conditions()
+	}
 	return cmd, nil, err
 }
 
@@ -392,22 +397,4 @@ func (g *Gate) decide(ctx context.Context, st State, in *command.Intent, action 
 func stamp(cmd *command.Command, d policy.Decision) *command.Command {
 	cmd.Gated, cmd.PolicyRevision, cmd.DecisionId = true, d.PolicyRevision, d.ID
 	return cmd
-}
-
-func precondition(in *command.Intent, now found) error {
-	switch {
-	case in.CreateOnly && now.exists:
-		return mismatch(now, "the record exists already, at revision %d; If-None-Match: * only creates", now.revision)
-	case in.HasMatch && !now.exists:
-		return mismatch(now, "the record does not exist; If-Match asked for revision %d", in.Match)
-	case in.HasMatch && in.Match != now.revision:
-		return mismatch(now, "the record is at revision %d, not %d; read it again and decide anew", now.revision, in.Match)
-	}
-	return nil
-}
-
-func mismatch(now found, format string, args ...any) error {
-	f := fault.New(fault.RevisionMismatch, format, args...)
-	f.Current = now.revision
-	return f
 }

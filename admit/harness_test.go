@@ -1,11 +1,13 @@
 package admit_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +19,8 @@ import (
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/fsm"
 	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/policy/breakglass"
+	"github.com/muster-registry/muster/policy/decision"
 	"github.com/muster-registry/muster/policy/rego"
 	"github.com/muster-registry/muster/registry"
 	"github.com/muster-registry/muster/registry/definition"
@@ -30,6 +34,10 @@ type leader struct {
 	machine *fsm.Machine
 	gate    *admit.Gate
 
+	override *breakglass.Override
+
+	decisions decisions
+
 	mu      sync.Mutex // guards what follows, and the order of entries
 	applied []applied
 	before  func(*command.Command) // called ahead of the next entry, once
@@ -40,9 +48,10 @@ type leader struct {
 
 // applied is a command that had its turn, and what was active at that moment.
 type applied struct {
-	command *command.Command
-	active  uint64
-	err     error
+	command    *command.Command
+	active     uint64
+	conditions []byte
+	err        error
 }
 
 func newLeader(t testing.TB) *leader {
@@ -62,13 +71,22 @@ func newLeader(t testing.TB) *leader {
 	l := &leader{t: t, machine: m}
 	state := func() admit.State {
 		v := m.View()
-		return admit.State{Registry: v.Registry, Policy: v.Policy, Settings: v.Settings, Restore: v.Restoring, Repeat: m.Repeat}
+		return admit.State{Revision: v.Revision, Registry: v.Registry, Policy: v.Policy, Settings: v.Settings, Restore: v.Restoring, Repeat: m.Repeat}
 	}
 	again := func(err error) bool {
-		return errors.Is(err, fsm.ErrStale) || errors.Is(err, fsm.ErrPolicyChanged) || errors.Is(err, setting.ErrStale) || errors.Is(err, policy.ErrOvertaken)
+		return errors.Is(err, fsm.ErrStale) || errors.Is(err, fsm.ErrPolicyChanged) || errors.Is(err, fsm.ErrConditionsChanged) || errors.Is(err, setting.ErrStale) || errors.Is(err, policy.ErrOvertaken)
 	}
-	l.gate = admit.New(state, l, engine, engine, again)
+	l.override = breakglass.New(func() *setting.Table { return m.View().Settings }, time.Now, slog.New(slog.DiscardHandler))
+	l.gate = admit.New(state, l, decision.Observed(l.override.Decider(engine), &l.decisions), engine, again)
 	return l
+}
+
+// decisions counts those of the policy.
+type decisions struct{ atomic.Int64 }
+
+// Decided implements policy.Observer.
+func (d *decisions) Decided(*policy.Revision, *policy.Question, *policy.Decision, time.Duration) {
+	d.Add(1)
 }
 
 // Propose implements admit.Log.
@@ -104,10 +122,10 @@ func (l *leader) apply(c *command.Command) (*command.Receipt, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	active := l.active()
+	active, conditions := l.active(), l.machine.View().Settings.Conditions()
 	entry := &raft.Log{Index: l.machine.AppliedIndex() + 1, Term: 1, Type: raft.LogCommand, Data: data}
 	r := l.machine.Apply(entry).([]command.Result)[0]
-	l.applied = append(l.applied, applied{c, active, r.Err})
+	l.applied = append(l.applied, applied{c, active, conditions, r.Err})
 	return r.Receipt, r.Err
 }
 
@@ -266,7 +284,7 @@ func (l *leader) enforce(rules string) uint64 {
 }
 
 // lawful checks that no change was applied under another policy than the one
-// that decided on it.
+// that decided on it, or under other webhooks, schemas and openings.
 func (l *leader) lawful() {
 	l.t.Helper()
 	l.mu.Lock()
@@ -274,6 +292,9 @@ func (l *leader) lawful() {
 	for _, a := range l.applied {
 		if a.err == nil && a.command.Gated && a.command.PolicyRevision != a.active {
 			l.t.Errorf("policy revision %d was active when a change admitted under %d was applied", a.active, a.command.PolicyRevision)
+		}
+		if a.err == nil && a.command.Gated && !bytes.Equal(a.command.Conditions, a.conditions) {
+			l.t.Error("a change was applied that was admitted under other settings")
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/setting"
 )
 
 const refusesShop = `
@@ -175,6 +176,44 @@ func TestRefusalIsConfirmed(t *testing.T) {
 	// Without a confirmation there is no refusal either.
 	l.behind(func() error { return fault.New(fault.NoLeader, "no leader") })
 	l.refused(t, fault.NoLeader, l.instance("none", "i1", 80, false))
+}
+
+// A refusal is one decision, also where the state was confirmed before it was
+// given; it is made again only where something has changed that it rests on.
+func TestARefusalIsOneDecision(t *testing.T) {
+	l := newLeader(t)
+	l.do(l.service("cart", `{"owner":"one"}`))
+	l.enforce(refusesShop)
+	made := func(want int64, why string) {
+		t.Helper()
+		if n := l.decisions.Swap(0); n != want {
+			t.Errorf("%s: %d decisions, want %d", why, n, want)
+		}
+	}
+	l.decisions.Store(0)
+	l.refused(t, fault.PolicyDenied, l.service("cart", `{"owner":"shop"}`))
+	made(1, "a service")
+	l.refused(t, fault.PolicyDenied, l.service("new", `{"owner":"shop"}`))
+	made(1, "a new service")
+	l.refused(t, fault.ServiceNotFound, l.instance("none", "i1", 80, false))
+	made(1, "an instance of no service")
+	l.refused(t, fault.VersionNotFound, remove(command.Kind_VERSION, "cart", "1.0.0"))
+	made(1, "a version")
+	l.refused(t, fault.RevisionMismatch, l.service("cart", `{}`), ifMatch(99))
+	made(1, "another revision")
+
+	// Others change other records meanwhile.
+	other := l.service("other", `{}`)
+	l.behind(func() error { _, err := l.apply(other); return err })
+	if _, err := l.execute(l.service("cart", `{"owner":"shop"}`)); !fault.Is(err, fault.PolicyDenied) {
+		t.Error(err)
+	}
+	made(1, "while another record changes")
+	l.behind(func() error { l.set(setting.Schema, "*", "service", `{"metadata":{}}`); return nil })
+	if _, err := l.execute(l.service("cart", `{"owner":"shop"}`)); !fault.Is(err, fault.PolicyDenied) {
+		t.Error(err)
+	}
+	made(2, "while a schema comes")
 }
 
 // The last admission is confirmed like the first.

@@ -42,27 +42,18 @@ func (l *leader) keep(k *sign.Key, change func(*sign.Key)) {
 	if change != nil {
 		change(k)
 	}
-	l.set(setting.Key, k.Name, string(k.Encode()))
+	l.set(setting.Key, "", k.Name, string(k.Encode()))
 }
 
 // set stores a setting, whatever is there.
-func (l *leader) set(kind setting.Kind, name, spec string) {
+func (l *leader) set(kind setting.Kind, namespace, name, spec string) {
 	l.t.Helper()
 	var observed uint64
-	if r, ok := l.machine.View().Settings.Get(kind, "", name); ok {
+	if r, ok := l.machine.View().Settings.Get(kind, namespace, name); ok {
 		observed = r.Revision
 	}
-	c := put(&command.Put{Kind: command.Kind_SETTING, Service: string(kind), Name: name, Spec: []byte(spec), Observed: observed})
+	c := put(&command.Put{Kind: command.Kind_SETTING, Service: string(kind), Namespace: namespace, Name: name, Spec: []byte(spec), Observed: observed})
 	c.Time = time.Now().UnixNano()
-	if _, err := l.apply(c); err != nil {
-		l.t.Fatal(err)
-	}
-}
-
-func (l *leader) unset(kind setting.Kind, name string) {
-	l.t.Helper()
-	r, _ := l.machine.View().Settings.Get(kind, "", name)
-	c := &command.Command{Op: &command.Command_Delete{Delete: &command.Delete{Kind: command.Kind_SETTING, Service: string(kind), Name: name, Observed: r.Revision}}}
 	if _, err := l.apply(c); err != nil {
 		l.t.Fatal(err)
 	}
@@ -171,7 +162,7 @@ func TestSignedPolicySentAgain(t *testing.T) {
 
 func TestSignaturesAreRequired(t *testing.T) {
 	for name, require := range map[string]func(*leader){
-		"by the cluster":       func(l *leader) { l.set(setting.Requirement, admit.SignatureRequirement, `{}`) },
+		"by the cluster":       func(l *leader) { l.set(setting.Requirement, "", admit.SignatureRequirement, `{}`) },
 		"by the configuration": func(l *leader) { l.gate.RequireSignature() },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -196,7 +187,7 @@ func TestSignaturesAreRequired(t *testing.T) {
 			// A key that was revoked, or is gone, does not bring anything new into force.
 			l.keep(key, func(k *sign.Key) { k.RevokedAt, k.RevokedReason = time.Now(), "stolen" })
 			says(t, l.refused(t, fault.InvalidPolicy, activate(4)), "stolen")
-			l.unset(setting.Key, "ci")
+			l.unset(setting.Key, "", "ci")
 			says(t, l.refused(t, fault.InvalidPolicy, activate(4)), "not trusted any more")
 			l.do(activate(3))
 		})

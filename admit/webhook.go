@@ -35,6 +35,7 @@ const WebhookEntryPoint = "webhook"
 // admitted.
 type round struct {
 	began   time.Time
+	basis   basis                        // of the newest decision
 	answers map[[sha256.Size]byte]answer // of webhooks, by what they were asked
 }
 

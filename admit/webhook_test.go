@@ -19,7 +19,6 @@ import (
 	"github.com/muster-registry/muster/egress"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
-	"github.com/muster-registry/muster/policy/breakglass"
 	"github.com/muster-registry/muster/policy/rego"
 	"github.com/muster-registry/muster/policy/webhook"
 	"github.com/muster-registry/muster/setting"
@@ -30,6 +29,8 @@ type outside struct {
 	mu     sync.Mutex // guards what follows
 	asked  []question
 	answer string
+
+	set func() // sets the webhook, again where it is there
 }
 
 type question struct {
@@ -90,9 +91,8 @@ func (l *leader) outside() *outside {
 	s := httptest.NewTLSServer(o)
 	l.t.Cleanup(s.Close)
 	dialer := &egress.Dialer{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
-	quiet := slog.New(slog.DiscardHandler)
-	closed := breakglass.New(func() *setting.Table { return l.machine.View().Settings }, time.Now, quiet)
-	l.gate.Webhooks(closed.Webhooks(webhook.New(webhook.Options{Dialer: dialer, Logger: quiet})), rego.NewID, told{l})
+	asker := webhook.New(webhook.Options{Dialer: dialer, Logger: slog.New(slog.DiscardHandler)})
+	l.gate.Webhooks(l.override.Webhooks(asker), rego.NewID, told{l})
 	sent, err := json.Marshal(webhook.Spec{URL: s.URL, Events: []string{"on_register", "on_update", "on_delete"}, Timeout: "30s",
 		TLS: &webhook.TLS{CA: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))}})
 	if err == nil {
@@ -101,9 +101,11 @@ func (l *leader) outside() *outside {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	if _, err := l.apply(put(&command.Put{Kind: command.Kind_SETTING, Service: string(setting.Webhook), Name: "opa", Spec: sent})); err != nil {
-		l.t.Fatal(err)
+	o.set = func() {
+		l.t.Helper()
+		l.set(setting.Webhook, "", "opa", string(sent))
 	}
+	o.set()
 	return o
 }
 

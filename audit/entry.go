@@ -29,12 +29,16 @@ type Type string
 
 // The types of line.
 const (
-	Change     Type = "change"     // of the state, applied
-	Refusal    Type = "refusal"    // of a call
-	Connection Type = "connection" // refused on the peer port
-	Lookup     Type = "lookup"     // that was answered, where those are wanted
-	Begin      Type = "begin"      // first line of a file, and of each start of the node
-	Gap        Type = "gap"        // changes or lines that are not in this trail
+	Change     Type = "change"      // of the state, applied
+	Refusal    Type = "refusal"     // of a call
+	Connection Type = "connection"  // refused on the peer port
+	Lookup     Type = "lookup"      // that was answered, where those are wanted
+	Decision   Type = "decision"    // about a document that somebody sent, where those are wanted
+	Issued     Type = "certificate" // of a workload, handed out
+	Membership Type = "membership"  // a node was removed, or the leadership handed over
+	Begin      Type = "begin"       // first line of a file, and of each start of the node
+	Gap        Type = "gap"         // changes or lines that are not in this trail
+	Alarmed    Type = "alarm"       // the trail is not the one that the cluster knows
 )
 
 // The outcomes.
@@ -74,7 +78,9 @@ type Entry struct {
 	Principal string `json:"principal,omitzero"`
 	Source    string `json:"source,omitzero"` // address of the caller
 	Action    string `json:"action,omitzero"`
-	Record    string `json:"record,omitzero"` // as "service default/cart"; of a refusal, the path of the call
+	Record    string `json:"record,omitzero"`    // as "service default/cart"
+	Operation string `json:"operation,omitzero"` // of a call, as the edge names it
+	Call      string `json:"call,omitzero"`      // its method and path
 	Revision  uint64 `json:"revision,omitzero"`
 
 	DecisionID     string `json:"decision_id,omitzero"`
@@ -86,7 +92,12 @@ type Entry struct {
 	Outcome string `json:"outcome,omitzero"`
 	Status  int    `json:"status,omitzero"` // HTTP, of a refusal
 	Code    string `json:"code,omitzero"`
-	Reason  string `json:"reason,omitzero"` // of a refused connection
+	Reason  string `json:"reason,omitzero"` // of a refused connection, of an alarm
+
+	Serial   string    `json:"serial,omitzero"`    // of a certificate, in hexadecimal
+	Names    []string  `json:"names,omitzero"`     // that stand in it: its id, its hosts
+	NotAfter time.Time `json:"not_after,omitzero"` // its end
+	Shown    string    `json:"shown,omitzero"`     // serial of the certificate that its caller showed
 
 	Suppressed uint64    `json:"suppressed,omitzero"` // so many more of this caller's have no line of their own
 	Since      time.Time `json:"since,omitzero"`      // the first of those
@@ -96,7 +107,24 @@ type Entry struct {
 	From      uint64 `json:"from,omitzero"`       // gap: first revision that is not here
 	To        uint64 `json:"to,omitzero"`         // gap: the last
 	Lines     uint64 `json:"lines,omitzero"`      // gap: how many lines of other types are not here
+
+	// Request is for the mirror alone: the call behind the line; nil: there is
+	// none, or this node did not take it.
+	Request Request `json:"-"`
 }
+
+// Request is a call, for a mirror.
+type Request interface {
+	// AppendJSON appends it as a JSON object without credentials. It may be asked
+	// for after the call was answered, and by another goroutine.
+	AppendJSON(to []byte) []byte
+}
+
+// Rendered is a request that is such an object already.
+type Rendered []byte
+
+// AppendJSON implements [Request].
+func (r Rendered) AppendJSON(to []byte) []byte { return append(to, r...) }
 
 // Head is where a chain has come to.
 type Head struct {
@@ -108,17 +136,18 @@ type Head struct {
 
 var zero = strings.Repeat("0", 2*sha256.Size)
 
-// link ends a line: its JSON, the hash of the line before and its own, which
-// covers everything before it.
-func link(line []byte, prev string) (linked []byte, hash string) {
-	line = append(line[:len(line)-1], `,"prev":"`...)
-	line = append(line, prev...)
-	line = append(line, '"')
-	sum := sha256.Sum256(line)
-	hash = hex.EncodeToString(sum[:])
-	line = append(line, `,"hash":"`...)
-	line = append(line, hash...)
-	return append(line, '"', '}', '\n'), hash
+// link ends the line that begins at from: its JSON, the hash of the line before
+// and its own, which covers everything before it.
+func link(to []byte, from int, prev string) (linked []byte, hash string) {
+	to = append(to[:len(to)-1], `,"prev":"`...)
+	to = append(to, prev...)
+	to = append(to, '"')
+	sum := sha256.Sum256(to[from:])
+	to = append(to, hashMember...)
+	at := len(to)
+	to = hex.AppendEncode(to, sum[:])
+	hash = string(to[at:])
+	return append(to, '"', '}', '\n'), hash
 }
 
 const hashMember = `,"hash":"`

@@ -25,6 +25,7 @@ type flood struct {
 
 	mu     sync.Mutex        // guards all below
 	known  map[string]*calls // by identity
+	asking map[string]*calls // the same, of decisions, which must not hide what the caller is refused
 	others map[string]*calls // by address
 	anyone *rate.Limiter     // the others together
 	next   time.Time         // when the counts are written
@@ -39,7 +40,7 @@ type calls struct {
 
 func newFlood(perSecond int) *flood {
 	return &flood{
-		perSecond: perSecond, known: map[string]*calls{}, others: map[string]*calls{},
+		perSecond: perSecond, known: map[string]*calls{}, asking: map[string]*calls{}, others: map[string]*calls{},
 		anyone: rate.NewLimiter(rate.Limit(crowd*perSecond), crowd*burst*perSecond),
 	}
 }
@@ -55,6 +56,9 @@ func (f *flood) take(e *Entry) bool {
 	callers, who := f.others, e.Source
 	if known {
 		callers, who = f.known, e.Principal
+	}
+	if known && e.Type == Decision {
+		callers = f.asking
 	}
 	c := callers[who]
 	many := c == nil && len(callers) >= maxCallers
@@ -74,6 +78,7 @@ func (f *flood) take(e *Entry) bool {
 	}
 	c.suppressed++
 	c.of = *e
+	c.of.Request = nil
 	if many {
 		c.of.Principal, c.of.Source = "", ""
 	}
@@ -92,7 +97,7 @@ func (f *flood) counts(now time.Time, all bool) (lines []Entry) {
 		return nil
 	}
 	f.next = now.Add(summary)
-	for _, callers := range []map[string]*calls{f.known, f.others} {
+	for _, callers := range []map[string]*calls{f.known, f.asking, f.others} {
 		for who, c := range callers {
 			if c.suppressed > 0 {
 				lines = append(lines, Entry{

@@ -44,6 +44,7 @@ func TestFlood(t *testing.T) {
 		trail.Refused(audit.Entry{Time: at, Type: audit.Refusal, Principal: principal, Source: source, Status: 403})
 	}
 	for range 5000 {
+		trail.Decided(audit.Entry{Time: now, Type: audit.Decision, Principal: "token:ann", Source: "10.0.0.1", Outcome: audit.Refused})
 		refuse("token:eve", "10.0.0.1", now)
 		refuse(audit.Anonymous, "10.0.0.2", now)
 	}
@@ -54,10 +55,14 @@ func TestFlood(t *testing.T) {
 	refuse("token:eve", "10.0.0.1", now.Add(time.Second)) // 2 have come back
 	x.close(trail)
 
-	lines, suppressed := map[string]int{}, map[string]uint64{}
+	lines, suppressed, decided, undecided := map[string]int{}, map[string]uint64{}, 0, uint64(0)
 	for _, e := range x.entries() {
 		who := e.Principal + " " + e.Source
-		if e.Suppressed > 0 {
+		if e.Type == audit.Decision { // who is told no as often is still heard when its calls are refused
+			if undecided += e.Suppressed; e.Suppressed == 0 {
+				decided++
+			}
+		} else if e.Suppressed > 0 {
 			suppressed[who] += e.Suppressed
 			if !e.Since.Equal(now) || e.Type != audit.Refusal {
 				t.Errorf("%+v", e)
@@ -68,6 +73,9 @@ func TestFlood(t *testing.T) {
 	}
 	if lines["token:eve 10.0.0.1"] != 21 || suppressed["token:eve 10.0.0.1"] != 4980 || lines["anonymous 10.0.0.2"] != 20 || suppressed["anonymous 10.0.0.2"] != 4980 {
 		t.Errorf("of those who flood: %v, and counted %v", lines, suppressed)
+	}
+	if decided != 20 || undecided != 4980 {
+		t.Errorf("of decisions: %d lines, and %d counted", decided, undecided)
 	}
 	if lines["token:ann 10.0.0.1"] != 10 || lines["anonymous 10.0.1.7"] != 1 || len(suppressed) != 2 {
 		t.Errorf("of others: %v, and counted %v", lines, suppressed)

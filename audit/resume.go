@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -70,19 +69,17 @@ func ours(path string) bool {
 // newest looks for the end of the chain in the files that were moved away from
 // path, by muster or by logrotate.
 func newest(path string) (head Head, err error) {
-	for _, pattern := range []string{".*", "-*"} {
-		files, err := filepath.Glob(escape(path) + pattern)
+	files, err := siblings(path)
+	if err != nil {
+		return head, err
+	}
+	for _, f := range files {
+		h, _, err := last(f, Head{})
 		if err != nil {
-			return head, err
+			continue // another program's
 		}
-		for _, f := range files {
-			h, _, err := last(f, Head{})
-			if err != nil {
-				continue // another program's
-			}
-			if h.Seq > head.Seq {
-				head = h
-			}
+		if h.Seq > head.Seq {
+			head = h
 		}
 	}
 	return head, nil

@@ -2,17 +2,12 @@ package audit
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Options configure a trail.
@@ -30,18 +25,23 @@ type Options struct {
 	// HeadFile keeps where the chain has come to, apart from the trail: a
 	// trail that was cut while the node was down is noticed.
 	HeadFile string
+	// Asked says that Holds will be asked: until it was, replaced files stay.
+	Asked bool
 	// What the node's state has at the start.
 	ClusterID string
 	Revision  uint64
+
+	Mirror Mirror // gets all lines; nil: nobody does
 
 	Logger *slog.Logger
 }
 
 const (
 	maxQueue   = 1 << 16  // entries that wait; those who bring more write them
+	maxSpare   = 1 << 12  // entries that a queue has room for, and is used again
 	maxPending = 64 << 20 // bytes that wait for a file that cannot be written
 	retryEvery = time.Second
-	gather     = 10 * time.Millisecond // changes wait so long for others
+	gather     = 50 * time.Millisecond // changes and look-ups wait so long for others
 )
 
 // Trail is a node's trail while it is written. Safe for concurrent use.
@@ -55,15 +55,21 @@ type Trail struct {
 	queue []Entry
 	more  chan struct{}
 
-	writing sync.Mutex // guards all below; is taken before mu
-	file    *os.File
-	size    int64
-	begun   time.Time // of the file
-	head    Head      // of what was encoded
-	saved   Head      // of what stands in HeadFile
-	pending []byte    // encoded, not written
-	gap     *Entry    // of what could not even wait; nil: nothing
-	closed  bool
+	writing  sync.Mutex // guards all below; is taken before mu
+	file     *os.File
+	size     int64
+	begun    time.Time // of the file
+	head     Head      // of what was encoded
+	saved    Head      // of what stands in HeadFile
+	anchored uint64    // line that Anchor gave last
+	asked    bool      // Holds was, or will not be: old files may go
+	pending  []byte    // encoded, not written
+	clock    clock
+	spans    []span     // of pending, for the mirror
+	told     []Mirrored // room for what the mirror is told
+	spare    []Entry    // an empty queue with room, for the next
+	gap      *Entry     // of what could not even wait; nil: nothing
+	closed   bool
 
 	stop    chan struct{}
 	stopped chan struct{}
@@ -83,35 +89,26 @@ func Open(o Options, m *Metrics) (*Trail, error) {
 	if err := t.open(); err != nil {
 		return nil, err
 	}
+	if err := t.catchUp(); err != nil {
+		return nil, errors.Join(err, t.file.Close())
+	}
 	fresh := t.head.Seq == 0
-	t.encode(Entry{Time: time.Now(), Type: Begin, Cause: Start, ClusterID: t.head.ClusterID, Revision: t.head.Revision})
+	t.anchored, t.asked = t.head.Seq, !o.Asked
+	t.encode(&Entry{Time: time.Now(), Type: Begin, Cause: Start, ClusterID: t.head.ClusterID, Revision: t.head.Revision})
 	if missing > 0 {
-		t.encode(Entry{Time: time.Now(), Type: Gap, Cause: Missing, Lines: missing})
+		t.encode(&Entry{Time: time.Now(), Type: Gap, Cause: Missing, Lines: missing})
 	}
 	if g := (Entry{Time: time.Now(), Type: Gap, Cause: Missing, ClusterID: o.ClusterID, To: o.Revision}); o.Revision > 0 {
 		if fresh {
 			g.Cause = New
 		}
-		t.encode(g)
+		t.encode(&g)
 	}
 	if err := t.write(true); err != nil {
 		return nil, errors.Join(err, t.file.Close())
 	}
 	go t.run()
 	return t, nil
-}
-
-func (t *Trail) open() error {
-	f, err := os.OpenFile(t.opt.Path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	at, err := f.Stat()
-	if err != nil {
-		return errors.Join(err, f.Close())
-	}
-	t.file, t.size, t.begun = f, at.Size(), time.Now()
-	return nil
 }
 
 // Changed takes changes over, in their order. They are written soon, and on
@@ -121,6 +118,11 @@ func (t *Trail) Changed(changes []Entry) {
 	t.queue = append(t.queue, changes...)
 	full := len(t.queue) > maxQueue
 	t.mu.Unlock()
+	t.soon(full)
+}
+
+// soon has what waits written, at once by who brings too much.
+func (t *Trail) soon(full bool) {
 	if full {
 		t.drain(false)
 		return
@@ -138,7 +140,31 @@ func (t *Trail) Replaced(clusterID string, revision uint64) {
 }
 
 // Looked takes a look-up over that was answered. It is written soon.
-func (t *Trail) Looked(e Entry) { t.Changed([]Entry{e}) }
+func (t *Trail) Looked(e *Entry) {
+	t.mu.Lock()
+	t.queue = append(t.queue, *e)
+	full := len(t.queue) > maxQueue
+	t.mu.Unlock()
+	t.soon(full)
+}
+
+// Decided takes a decision over that refused no call. It is written soon. One that
+// said no to a caller who is told so more often than the trail takes is only
+// counted.
+func (t *Trail) Decided(e Entry) {
+	if e.Outcome == Refused && !t.flood.take(&e) {
+		t.metrics.flood.Inc()
+		return
+	}
+	t.Changed([]Entry{e})
+}
+
+// Issued writes a line about a certificate, and is on disk when it returns,
+// unless the trail is failing.
+func (t *Trail) Issued(e Entry) {
+	t.Changed([]Entry{e})
+	t.Sync()
+}
 
 // Refused writes a line about what was refused, before it returns. The line
 // is safe from the end of the process then. Of a caller that is refused more
@@ -165,26 +191,6 @@ func (t *Trail) Head() Head {
 	t.writing.Lock()
 	defer t.writing.Unlock()
 	return t.head
-}
-
-// Reopen begins the file anew under its name, for who has moved it away.
-func (t *Trail) Reopen() error {
-	t.writing.Lock()
-	defer t.writing.Unlock()
-	// What the old file does not take goes to the new one.
-	if err := t.write(true); err != nil {
-		t.opt.Logger.Warn("the audit trail's old file was left before all was written to it", "error", err)
-	}
-	old := t.file
-	if err := t.open(); err != nil {
-		return err
-	}
-	t.begin(Reopened)
-	return errors.Join(old.Close(), t.write(true))
-}
-
-func (t *Trail) begin(cause string) {
-	t.encode(Entry{Time: time.Now(), Type: Begin, Cause: cause, ClusterID: t.head.ClusterID, Revision: t.head.Revision})
 }
 
 // Close writes what waits.
@@ -246,14 +252,17 @@ func (t *Trail) drain(sync bool) {
 	defer t.writing.Unlock()
 	t.mu.Lock()
 	queue := t.queue
-	t.queue = nil
+	t.queue, t.spare = t.spare, nil
 	t.mu.Unlock()
 	for i := range queue {
 		if len(t.pending) > maxPending {
 			t.lose(&queue[i])
 			continue
 		}
-		t.encode(queue[i])
+		t.encode(&queue[i])
+	}
+	if clear(queue); cap(queue) <= maxSpare {
+		t.spare = queue[:0]
 	}
 	err := t.rotate()
 	if err == nil {
@@ -286,12 +295,12 @@ func (t *Trail) lose(e *Entry) {
 	t.metrics.lost.Inc()
 }
 
-// encode makes the next line of the chain. What stands in the trail already is
-// left out.
-func (t *Trail) encode(e Entry) {
+// encode makes the next line of the chain, of an entry that is the trail's own
+// from here on. What stands in the trail already is left out.
+func (t *Trail) encode(e *Entry) {
 	if g := t.gap; g != nil {
 		t.gap = nil
-		t.encode(*g)
+		t.encode(g)
 	}
 	known := t.head.Revision
 	if e.ClusterID != "" && e.ClusterID != t.head.ClusterID {
@@ -314,106 +323,12 @@ func (t *Trail) encode(e Entry) {
 	if e.DecisionID != "" {
 		e.Event = Evaluated
 	}
-	line, err := json.Marshal(&e, jsontext.AllowInvalidUTF8(true))
-	if err != nil {
-		panic(fmt.Sprintf("encode a line of the audit trail: %v", err))
+	from := len(t.pending)
+	var hash string
+	t.pending, hash = link(e.render(t.pending, &t.clock), from, t.head.Hash)
+	if t.opt.Mirror != nil {
+		t.spans = append(t.spans, span{e.Seq, from, len(t.pending) - 1, e.Request})
 	}
-	line, hash := link(line, t.head.Hash)
-	t.pending = append(t.pending, line...)
-	t.head.after(&e, hash)
-	t.metrics.lines.WithLabelValues(string(e.Type)).Inc()
-}
-
-// write puts what is encoded into the file. What cannot be written waits.
-func (t *Trail) write(sync bool) error {
-	if len(t.pending) > 0 {
-		n, err := t.file.Write(t.pending)
-		if err != nil {
-			return errors.Join(err, t.cut(n))
-		}
-		t.size += int64(n)
-		t.pending = t.pending[:0]
-		if cap(t.pending) > 1<<20 {
-			t.pending = nil
-		}
-	}
-	if !sync {
-		return nil
-	}
-	if err := t.file.Sync(); err != nil {
-		return err
-	}
-	return t.save()
-}
-
-// cut takes back the n bytes that a failed write has left.
-func (t *Trail) cut(n int) error {
-	if n == 0 {
-		return nil
-	}
-	at, err := t.file.Stat()
-	if err != nil {
-		return err
-	}
-	return t.file.Truncate(at.Size() - int64(n))
-}
-
-// save keeps the head apart from the trail.
-func (t *Trail) save() error {
-	if t.head == t.saved || t.opt.HeadFile == "" {
-		return nil
-	}
-	b, err := json.Marshal(t.head)
-	if err != nil {
-		return err
-	}
-	next := t.opt.HeadFile + ".new"
-	if err := os.WriteFile(next, b, 0o600); err != nil {
-		return err
-	}
-	if err := os.Rename(next, t.opt.HeadFile); err != nil {
-		return err
-	}
-	t.saved = t.head
-	return nil
-}
-
-// rotate begins a new file when the old one is large or old enough. The old one
-// is named by its last line.
-func (t *Trail) rotate() error {
-	large := t.opt.Size > 0 && t.size >= t.opt.Size
-	old := t.opt.Age > 0 && t.size > 0 && time.Since(t.begun) >= t.opt.Age
-	if !large && !old {
-		return nil
-	}
-	if err := t.write(true); err != nil {
-		return err
-	}
-	if err := os.Rename(t.opt.Path, fmt.Sprintf("%s.%012d", t.opt.Path, t.head.Seq)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	last := t.file
-	if err := t.open(); err != nil {
-		return err
-	}
-	t.begin(Rotation)
-	return errors.Join(last.Close(), t.forget())
-}
-
-// forget removes the oldest of the replaced files.
-func (t *Trail) forget() error {
-	if t.opt.Keep == 0 {
-		return nil
-	}
-	files, err := filepath.Glob(escape(t.opt.Path) + ".[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]")
-	if err != nil {
-		return err
-	}
-	slices.Sort(files)
-	var errs []error
-	for len(files) > t.opt.Keep {
-		errs = append(errs, os.Remove(files[0]))
-		files = files[1:]
-	}
-	return errors.Join(errs...)
+	t.head.after(e, hash)
+	t.metrics.line(e.Type)
 }

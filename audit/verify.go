@@ -18,6 +18,10 @@ type Report struct {
 // Check says how a trail is verified.
 type Check struct {
 	All bool // go on behind a fault, and list each in Faults
+
+	// Heads are what the cluster knows of trails, by node; nil: only the files
+	// are looked at.
+	Heads map[string]Head
 }
 
 // Verify checks the files of one trail, in any order: each line is what it was
@@ -52,6 +56,11 @@ func (c Check) Verify(files ...string) (*Report, error) {
 	}
 	if v.Lines == 0 {
 		return &v.Report, fmt.Errorf("there is no line of a trail")
+	}
+	if err := v.known(); err != nil {
+		if err := v.fault(err); err != nil {
+			return &v.Report, err
+		}
 	}
 	if n := len(v.Faults); n > 0 {
 		return &v.Report, fmt.Errorf("the trail has %d faults; the first: %s", n, v.Faults[0])
@@ -111,6 +120,26 @@ func ordered(files []string) ([]string, error) {
 type verifier struct {
 	Check
 	Report
+	node string // whose trail it is
+	held bool   // the line that the cluster knows is there
+}
+
+// known compares the trail with what the cluster knows of it.
+func (v *verifier) known() error {
+	if v.Heads == nil || v.held {
+		return nil
+	}
+	h, ok := v.Heads[v.node]
+	switch {
+	case !ok:
+		return fmt.Errorf("the cluster knows no line of the trail of node %s: it was forgotten, or the node has not told it yet, which it does within a minute", v.node)
+	case h.Seq > v.Head.Seq:
+		return fmt.Errorf("the trail of node %s ends with line %d, and the cluster knows its line %d: the lines after %d were cut off, or their files were not given", v.node, v.Head.Seq, h.Seq, v.Head.Seq)
+	case h.Seq < v.First:
+		v.note("the cluster knows line %d of the trail of node %s, which comes before the files that were given", h.Seq, v.node)
+		return nil
+	}
+	return fmt.Errorf("line %d of the trail of node %s, which the cluster knows, is not there", h.Seq, v.node)
 }
 
 func (v *verifier) note(format string, args ...any) {
@@ -129,6 +158,16 @@ func (v *verifier) line(line []byte, file string, number int) error {
 	}
 	v.Lines++
 	v.Head.after(&l.Entry, l.Hash)
+	v.node = l.Node
+	if h, ok := v.Heads[l.Node]; ok && h.Seq == l.Seq {
+		if v.held = true; err == nil && h.Hash != l.Hash {
+			return fmt.Errorf("line %d of the trail of node %s is not the one that the cluster knows: it was altered with all lines after it, or this is another trail", l.Seq, l.Node)
+		}
+		v.note("line %d is the one that the cluster knows of node %s", l.Seq, l.Node)
+	}
+	if err == nil && l.Type == Alarmed {
+		v.note("%s:%d: at this start of the node: %s", file, number, l.Reason)
+	}
 	if err != nil || l.Type != Gap {
 		return err
 	}

@@ -43,10 +43,22 @@ func (e *etcd) start(ctx context.Context) error {
 	if err := e.certificates(); err != nil {
 		return err
 	}
-	var cluster []string
+	return e.launch(ctx)
+}
+
+// members are the names and peer addresses.
+func (e *etcd) members() (all []string) {
+	for i := range 3 {
+		all = append(all, fmt.Sprintf("n%d=https://127.0.0.1:%d", i+1, e.port+2*i+1))
+	}
+	return all
+}
+
+// launch starts the members on what is in their folders.
+func (e *etcd) launch(ctx context.Context) error {
+	cluster := e.members()
 	e.endpoints = nil
 	for i := range 3 {
-		cluster = append(cluster, fmt.Sprintf("n%d=https://127.0.0.1:%d", i+1, e.port+2*i+1))
 		e.endpoints = append(e.endpoints, fmt.Sprintf("https://127.0.0.1:%d", e.port+2*i))
 	}
 	for i := range 3 {

@@ -48,25 +48,30 @@ type system interface {
 }
 
 type settings struct {
-	muster, etcd, opa, dir, systems, out string
-	port, runs                           int
-	span, warm, settle                   time.Duration
+	muster, etcd, etcdutl, opa, dir, systems, out string
+	port, runs                                    int
+	span, warm, settle                            time.Duration
 }
 
 func main() {
 	args := os.Args[1:]
+	if len(args) == 4 && args[0] == "bare" { // this program again, as what muster is compared with
+		fmt.Fprintln(os.Stderr, "bench:", bare(args[1], args[2], args[3]))
+		os.Exit(1)
+	}
 	what := ""
-	if len(args) > 0 && (slices.Contains([]string{"heartbeats", "decisions", "pushes"}, args[0])) {
+	if len(args) > 0 && (slices.Contains([]string{"heartbeats", "decisions", "pushes", "watches", "lookups", "failover", "audit", "restore", "steady"}, args[0])) {
 		what, args = args[0], args[1:]
 	}
 	var s settings
-	f := flag.NewFlagSet("bench [heartbeats|decisions|pushes]", flag.ExitOnError)
+	f := flag.NewFlagSet("bench [heartbeats|decisions|pushes|watches|lookups|failover|audit|restore|steady]", flag.ExitOnError)
 	f.StringVar(&s.muster, "muster", "../bin/muster", "the muster `binary`")
 	f.StringVar(&s.etcd, "etcd", "../bin/etcd", "the etcd `binary`")
+	f.StringVar(&s.etcdutl, "etcdutl", "../bin/etcdutl", "the etcdutl `binary`, of etcd's version")
 	f.StringVar(&s.opa, "opa", "../bin/opa", "the opa `binary`")
 	f.StringVar(&s.dir, "dir", "results/data", "`directory` for the data of both; on a disk, not in memory")
 	f.StringVar(&s.out, "out", "results", "`directory` for the JSON report")
-	f.StringVar(&s.systems, "systems", "etcd,muster", "which to run")
+	f.StringVar(&s.systems, "systems", "etcd,muster", "which to run; of watches also net/http, which runs with muster")
 	f.IntVar(&s.port, "port-base", 24443, "first `port`")
 	f.IntVar(&s.runs, "runs", 3, "how often each; medians are shown")
 	f.DurationVar(&s.span, "duration", 4*time.Second, "of each measurement (heartbeats: at least 40s)")
@@ -112,6 +117,52 @@ func (s *settings) main(ctx context.Context, what string) error {
 		m.clear()
 		got.Machine = describe(dir, s)
 		return publish(s.out, "pushes", got, got.table())
+	case "watches":
+		got, err := s.watches(ctx, m, &etcd{binary: s.etcd, dir: filepath.Join(dir, "bench-etcd"), port: s.port + 500})
+		if err != nil {
+			return err
+		}
+		got.Machine = describe(dir, s)
+		return publish(s.out, "watches", got, got.table())
+	case "failover":
+		got, err := s.failover(ctx, &etcd{binary: s.etcd, dir: filepath.Join(dir, "bench-etcd"), port: s.port + 500}, m)
+		if err != nil {
+			return err
+		}
+		got.Machine = describe(dir, s)
+		return publish(s.out, "failover", got, got.table())
+	case "restore":
+		got, err := s.restore(ctx, &etcd{binary: s.etcd, dir: filepath.Join(dir, "bench-etcd"), port: s.port + 500}, m)
+		if err != nil {
+			return err
+		}
+		got.Machine = describe(dir, s)
+		return publish(s.out, "restore", got, got.table())
+	case "steady":
+		got, err := s.steady(ctx, m)
+		if err != nil {
+			return err
+		}
+		m.clear()
+		got.Machine = describe(dir, s)
+		if err := publish(s.out, "steady", got, got.table()); err != nil || got.Elections == 0 {
+			return err
+		}
+		return fmt.Errorf("%d elections without a fault", got.Elections)
+	case "audit":
+		got, err := s.audits(ctx, m)
+		if err != nil {
+			return err
+		}
+		got.Machine = describe(dir, s)
+		return publish(s.out, "audit", got, got.table())
+	case "lookups":
+		got, err := s.lookups(ctx, m)
+		if err != nil {
+			return err
+		}
+		got.Machine = describe(dir, s)
+		return publish(s.out, "lookups", got, got.table())
 	case "heartbeats":
 		got, err := heartbeats(ctx, m, max(s.span, 40*time.Second))
 		if err != nil {

@@ -41,6 +41,7 @@ type cluster struct {
 		PID     int    `json:"pid"`
 		Control string `json:"control"`
 		Policy  string `json:"policy"`
+		Metrics string `json:"metrics"`
 	} `json:"nodes"`
 }
 

@@ -36,6 +36,10 @@ type call struct {
 	keyed bool
 	// safe says that doing it twice is the same as doing it once.
 	safe bool
+	// wait is how long the node may keep the call on purpose.
+	wait time.Duration
+	// rounds bounds how often each address is tried; 0: as often as time allows.
+	rounds int
 	// anyStatus returns answers other than 2xx as they are.
 	anyStatus bool
 }
@@ -46,11 +50,13 @@ type answer struct {
 	header   http.Header
 	body     []byte
 	revision uint64
+	// staleness is how old the state may have been that answered.
+	staleness time.Duration
 }
 
 // do runs a call with retries until it has a definite answer or time is up.
 func (c *Client) do(ctx context.Context, k call) (*answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout+k.wait)
 	defer cancel()
 	res, err := c.open(ctx, k)
 	if err != nil {
@@ -68,7 +74,8 @@ func (c *Client) do(ctx context.Context, k call) (*answer, error) {
 		return nil, fault.New(fault.TooLarge, "the answer is larger than %d MiB; ask for less at a time", maxAnswer>>20)
 	}
 	rev, _ := strconv.ParseUint(res.Header.Get("Muster-Revision"), 10, 64)
-	return &answer{status: res.StatusCode, header: res.Header, body: b, revision: rev}, nil
+	age, _ := strconv.ParseInt(res.Header.Get("Muster-Staleness-Ms"), 10, 64)
+	return &answer{status: res.StatusCode, header: res.Header, body: b, revision: rev, staleness: time.Duration(max(age, 0)) * time.Millisecond}, nil
 }
 
 func (k call) reads() bool { return k.method == http.MethodGet }
@@ -92,7 +99,7 @@ func (c *Client) open(ctx context.Context, k call) (*http.Response, error) {
 			k.query.Set("min_revision", strconv.FormatUint(c.seen.Load(), 10))
 		}
 	}
-	end := time.Now().Add(c.timeout)
+	end := time.Now().Add(c.timeout + k.wait)
 	if d, ok := ctx.Deadline(); ok && d.Before(end) {
 		end = d
 	}
@@ -105,7 +112,7 @@ func (c *Client) open(ctx context.Context, k call) (*http.Response, error) {
 			c.last.Store(int64(at))
 			return res, nil
 		}
-		if k.stream != nil || !k.repeatable(err) || ctx.Err() != nil {
+		if k.stream != nil || !k.repeatable(err) || ctx.Err() != nil || tried == k.rounds*len(c.addresses) {
 			return nil, err
 		}
 		pause := time.Duration(0)
@@ -126,7 +133,7 @@ func (c *Client) open(ctx context.Context, k call) (*http.Response, error) {
 // patience is how long a node may keep a call that another could answer.
 func (c *Client) patience(k call) time.Duration {
 	if len(c.addresses) > 1 && k.stream == nil && k.again() {
-		return c.timeout / 2
+		return c.timeout/2 + k.wait
 	}
 	return 0
 }

@@ -81,7 +81,7 @@ func TestRequestsAsTheContractHasThem(t *testing.T) {
 		if r.Method != http.MethodGet && r.Header.Get("Idempotency-Key") != "" {
 			got += " keyed"
 		}
-		fmt.Fprint(w, `{"revision":7}`)
+		fmt.Fprint(w, `{"revision":7,"instances":[]}`)
 	})
 	c := dial(t, Config{Token: "secret"}, n)
 	i := Ref{Kind: Instance, Namespace: "shop", Service: "cart", Name: "i1"}
@@ -118,7 +118,7 @@ func TestRequestsAsTheContractHasThem(t *testing.T) {
 		{func() error { _, err := c.DiffPolicies(ctx, 3, 4); return err }, "GET /v1/policy/revisions/3/diff?to=4"},
 		{func() error { _, err := c.DiffPolicies(ctx, 3, 0); return err }, "GET /v1/policy/revisions/3/diff"},
 		{func() error { return c.RemoveMember(ctx, "n3") }, "DELETE /v1/cluster/members/n3"},
-		{func() error { return c.RevokeToken(ctx, "abc") }, "DELETE /v1/tokens/abc"},
+		{func() error { _, err := c.RevokeToken(ctx, "abc", 0); return err }, "DELETE /v1/tokens/abc"},
 		{func() error { _, err := c.RestoreSnapshot(ctx, strings.NewReader("x"), true, true); return err }, "PUT /v1/snapshot?dry_run=true&force=true"},
 	} {
 		got = ""
@@ -258,7 +258,7 @@ func TestAHangingNodeDoesNotHoldARead(t *testing.T) {
 	})
 	defer close(release)
 	lives := node(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"revision":1}`) })
-	c := dial(t, Config{Timeout: 600 * time.Millisecond}, hangs, lives)
+	c := dial(t, Config{Timeout: 6 * time.Second}, hangs, lives)
 	if _, err := c.Get(t.Context(), cart, Read{}); err != nil {
 		t.Fatal(err)
 	}

@@ -147,8 +147,15 @@ func (c *Client) Tokens(ctx context.Context) ([]jsontext.Value, error) {
 	return c.pages(ctx, []string{"v1", "tokens"}, Read{})
 }
 
+// Outstanding says on which nodes a revocation may not be in force yet. None:
+// no node accepts the credential any more.
+type Outstanding struct {
+	Pending   []string  `json:"pending,omitzero"`     // nodes that could not be reached; if they run, they may still accept it
+	InForceAt time.Time `json:"in_force_at,omitzero"` // from then on those do not answer either; zero: not by itself
+}
+
 // Revocation says that credentials are no longer good. What the caller gives is
-// sent; Name, Pending and InForceAt are the cluster's.
+// sent; Name and Outstanding are the cluster's.
 type Revocation struct {
 	Kind      string    `json:"kind"` // jti, subject, serial, token, spiffe, key
 	Value     string    `json:"value"`
@@ -160,18 +167,26 @@ type Revocation struct {
 	CreatedAt time.Time `json:"created_at,omitzero"`
 	CreatedBy string    `json:"created_by,omitzero"`
 
-	Pending   []string  `json:"pending,omitzero"`     // nodes that could not be reached
-	InForceAt time.Time `json:"in_force_at,omitzero"` // from then on those do not answer either
+	Outstanding
 }
 
-// Revoke refuses a credential from now on. When it returns, every node that
-// lives does; those that could not be reached are listed.
-func (c *Client) Revoke(ctx context.Context, r Revocation) (*Revocation, jsontext.Value, error) {
+// inForce is the query and the patience of a call that revokes.
+func inForce(k call, wait time.Duration) call {
+	if wait > 0 {
+		k.query, k.wait = url.Values{"wait": {wait.String()}}, wait
+	}
+	return k
+}
+
+// Revoke refuses a credential from now on. It returns when no node accepts it
+// any more, or after wait, with those that may; wait 0: as long as the node
+// waits by itself, 3 s.
+func (c *Client) Revoke(ctx context.Context, r Revocation, wait time.Duration) (*Revocation, jsontext.Value, error) {
 	body, err := json.Marshal(r)
 	if err != nil {
 		return nil, nil, err
 	}
-	a, err := c.do(ctx, call{method: http.MethodPost, path: []string{"v1", "revocations"}, body: body, keyed: true})
+	a, err := c.do(ctx, inForce(call{method: http.MethodPost, path: []string{"v1", "revocations"}, body: body, keyed: true}, wait))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -193,6 +208,75 @@ func (c *Client) Unrevoke(ctx context.Context, name string) error {
 	return err
 }
 
+// AuditHead is a line of a node's audit trail that the cluster knows.
+type AuditHead struct {
+	Node string    `json:"node"`
+	Seq  uint64    `json:"seq"`
+	Hash string    `json:"hash"`
+	At   time.Time `json:"at"`
+}
+
+// AuditHeads tells where the nodes' audit trails have come to, as far as the
+// cluster was told. It is linearizable.
+func (c *Client) AuditHeads(ctx context.Context) ([]AuditHead, error) {
+	a, err := c.do(ctx, call{method: http.MethodGet, path: []string{"v1", "audit", "heads"}, query: url.Values{"consistency": {"linearizable"}}})
+	if err != nil {
+		return nil, err
+	}
+	var list struct {
+		Items []AuditHead `json:"items"`
+	}
+	if err := json.Unmarshal(a.body, &list); err != nil {
+		return nil, unreadable(err)
+	}
+	return list.Items, nil
+}
+
+// ForgetAuditHead has the audit trail of a node accepted as it is from here on.
+func (c *Client) ForgetAuditHead(ctx context.Context, node string) error {
+	_, err := c.do(ctx, call{method: http.MethodDelete, path: []string{"v1", "audit", "heads", node}})
+	return err
+}
+
+// Certificate is one that a node had made for a workload.
+type Certificate struct {
+	ID        string    `json:"id"`
+	Serial    string    `json:"serial"`
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+	Hosts     []string  `json:"hosts"`
+	PEM       string    `json:"certificate"` // with what is between it and its root
+	Authority string    `json:"authority"`   // PEM of the root, by which others verify it
+}
+
+// RequestCertificate has a certificate made for the key of a signing request
+// (PEM). id "": that of the request, or the caller's own; ttl 0: as long as may
+// be.
+func (c *Client) RequestCertificate(ctx context.Context, csr []byte, id string, ttl time.Duration) (*Certificate, error) {
+	ask := struct {
+		CSR string `json:"csr"`
+		ID  string `json:"id,omitempty"`
+		TTL string `json:"ttl,omitempty"`
+	}{CSR: string(csr), ID: id}
+	if ttl != 0 {
+		ask.TTL = ttl.String()
+	}
+	body, err := json.Marshal(ask)
+	if err != nil {
+		return nil, err
+	}
+	// One that was made and got lost is of no use to anybody: no key goes with it.
+	a, err := c.do(ctx, call{method: http.MethodPost, path: []string{"v1", "certificates"}, body: body, safe: true})
+	if err != nil {
+		return nil, err
+	}
+	made := new(Certificate)
+	if err := json.Unmarshal(a.body, made); err != nil {
+		return nil, unreadable(err)
+	}
+	return made, nil
+}
+
 // BuiltinPolicy reads the built-in policy of the roles: modules by name.
 func (c *Client) BuiltinPolicy(ctx context.Context) (jsontext.Value, error) {
 	a, err := c.do(ctx, call{method: http.MethodGet, path: []string{"v1", "policy", "builtin"}})
@@ -202,10 +286,29 @@ func (c *Client) BuiltinPolicy(ctx context.Context) (jsontext.Value, error) {
 	return a.body, nil
 }
 
-// RevokeToken ends a token.
-func (c *Client) RevokeToken(ctx context.Context, id string) error {
-	_, err := c.do(ctx, call{method: http.MethodDelete, path: []string{"v1", "tokens", id}})
-	return err
+// PolicyLibrary reads the built-in rules about API definitions, as
+// {"rules":[…],"modules":{…}}.
+func (c *Client) PolicyLibrary(ctx context.Context) (jsontext.Value, error) {
+	a, err := c.do(ctx, call{method: http.MethodGet, path: []string{"v1", "policy", "library"}})
+	if err != nil {
+		return nil, err
+	}
+	return a.body, nil
+}
+
+// RevokeToken ends a token. It returns as Revoke does.
+func (c *Client) RevokeToken(ctx context.Context, id string, wait time.Duration) (*Outstanding, error) {
+	a, err := c.do(ctx, inForce(call{method: http.MethodDelete, path: []string{"v1", "tokens", id}}, wait))
+	if err != nil {
+		return nil, err
+	}
+	o := new(Outstanding)
+	if a.status == http.StatusAccepted {
+		if err := json.Unmarshal(a.body, o); err != nil {
+			return nil, unreadable(err)
+		}
+	}
+	return o, nil
 }
 
 // SaveSnapshot streams a snapshot of the whole cluster; size is -1 when it is

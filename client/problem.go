@@ -32,14 +32,17 @@ type document struct {
 	} `json:"errors"`
 }
 
+// errForeign marks what a proxy, or something else that is not muster, has
+// answered.
+var errForeign = errors.New("the answer is not muster's")
+
 // problem turns an answer that is not 2xx into the error it stands for.
 func problem(res *http.Response, body []byte) error {
 	var d document
-	if err := json.Unmarshal(body, &d); err != nil || d.Code == "" {
-		// A proxy, or something else that is not muster, has answered.
-		d = document{Code: byStatus(res.StatusCode), Detail: "answered " + res.Status + said(body)}
-	}
 	var cause error
+	if err := json.Unmarshal(body, &d); err != nil || d.Code == "" {
+		d, cause = document{Code: byStatus(res.StatusCode), Detail: "answered " + res.Status + said(body)}, errForeign
+	}
 	if d.RequestID != "" && d.Code == fault.Internal {
 		cause = errors.New("request id " + d.RequestID)
 	}

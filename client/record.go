@@ -98,6 +98,7 @@ type Write struct {
 	IfRevision     uint64 // only if the record has this revision; else revision_mismatch
 	CreateOnly     bool   // only if there is no such record; else revision_mismatch
 	CreateService  bool   // of an instance: make the service when it is unknown
+	DryRun         bool   // decide, and tell what would be stored; change nothing
 	IdempotencyKey string // empty: one is made
 }
 
@@ -112,8 +113,12 @@ func (w Write) apply(k *call) {
 	if w.IdempotencyKey != "" {
 		k.header.Set("Idempotency-Key", w.IdempotencyKey)
 	}
+	k.query = url.Values{}
 	if w.CreateService {
-		k.query = url.Values{"create_service": {"true"}}
+		k.query.Set("create_service", "true")
+	}
+	if w.DryRun {
+		k.query.Set("dry_run", "true")
 	}
 }
 
@@ -135,6 +140,16 @@ func (c *Client) Put(ctx context.Context, r Ref, body []byte, w Write) (*Record,
 		return nil, err
 	}
 	return a.record()
+}
+
+// CheckSchema asks which records would not meet a JSON Schema; nothing is
+// stored. The answer is {"checked","failing","failures":[…]}.
+func (c *Client) CheckSchema(ctx context.Context, r Ref, body []byte) (jsontext.Value, error) {
+	a, err := c.do(ctx, call{method: http.MethodPut, path: r.path(), query: url.Values{"check": {"true"}}, body: body, safe: true})
+	if err != nil {
+		return nil, err
+	}
+	return a.body, nil
 }
 
 // Delete removes a record, and with a service all that it holds.
@@ -197,8 +212,11 @@ func (c *Client) List(ctx context.Context, kind Kind, namespace, service string,
 }
 
 func (c *Client) pages(ctx context.Context, path []string, how Read) ([]jsontext.Value, error) {
+	return c.pagesOf(ctx, path, how.query())
+}
+
+func (c *Client) pagesOf(ctx context.Context, path []string, q url.Values) ([]jsontext.Value, error) {
 	items := []jsontext.Value{}
-	q := how.query()
 	for {
 		a, err := c.do(ctx, call{method: http.MethodGet, path: path, query: q})
 		if err != nil {

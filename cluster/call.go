@@ -23,6 +23,8 @@ const (
 	methodJoin      = "cluster.join"
 	methodRemove    = "cluster.remove"
 	methodTransfer  = "cluster.transfer"
+	methodGone      = "cluster.gone"
+	methodGrace     = "cluster.grace"
 )
 
 // Handler answers a peer call on this node. from is the node id in the
@@ -34,15 +36,16 @@ type handler struct {
 	run        Handler
 	leaderOnly bool
 	open       bool // also for nodes of other clusters, and of none
+	own        bool // the cluster's; those that are not leaderOnly say nothing, and do nothing, that a stranger could use
 }
 
 // forwarded marks the context of a call that came from another node.
 type forwarded struct{}
 
 // Handle registers what answers a method. A leaderOnly method is refused with
-// a definite no_leader on every other node, and answers members only; the leadership may still be lost
-// while it runs, which Propose then tells. The context's deadline is the
-// caller's.
+// a definite no_leader on every other node; the leadership may still be lost
+// while it runs, which Propose then tells. Every method answers members only:
+// those that this node knows of. The context's deadline is the caller's.
 func (c *Cluster) Handle(method string, leaderOnly bool, h Handler) {
 	if _, twice := c.handlers[method]; twice {
 		panic("cluster: two handlers for " + method)
@@ -112,10 +115,12 @@ func (c *Cluster) CallNode(ctx context.Context, id, method string, payload []byt
 // member is a node's address in the cluster's configuration, or empty.
 func (c *Cluster) member(id string) string {
 	s, _ := c.server(id)
-	return string(s.Address)
+	address, _ := placed(s.Address)
+	return address
 }
 
-// configuration is the latest this node knows, committed or not.
+// configuration is the latest this node knows, committed or not. The addresses
+// in it are places.
 func (c *Cluster) configuration() []raft.Server {
 	if c.raft == nil {
 		return nil
@@ -135,12 +140,16 @@ func (c *Cluster) voters() (n int) {
 // handleOwn registers the cluster's own methods.
 func (c *Cluster) handleOwn() {
 	own := func(method string, leaderOnly, open bool, h Handler) {
-		c.handlers[method] = handler{run: h, leaderOnly: leaderOnly, open: open}
+		c.handlers[method] = handler{run: h, leaderOnly: leaderOnly, open: open, own: true}
 	}
-	own(methodTerm, false, false, func(context.Context, string, []byte) ([]byte, error) {
+	own(methodTerm, false, false, func(_ context.Context, _ string, disk []byte) ([]byte, error) {
+		if err := c.isDisk(string(disk)); err != nil {
+			return nil, err
+		}
 		return proto.Marshal(&wire.Index{Value: c.raft.CurrentTerm()})
 	})
-	own(methodReadIndex, true, false, func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+	own(methodReadIndex, true, false, func(ctx context.Context, from string, asked []byte) ([]byte, error) {
+		c.contacts.note(from, asked, c.cfg.MaxStaleness)
 		index, err := c.points.do(ctx)
 		if err != nil {
 			return nil, err
@@ -154,4 +163,6 @@ func (c *Cluster) handleOwn() {
 	own(methodJoin, true, true, c.handleJoin)
 	own(methodRemove, true, false, c.handleRemove)
 	own(methodTransfer, true, false, c.handleTransfer)
+	own(methodGone, false, false, c.handleGone)
+	own(methodGrace, true, false, c.handleGrace)
 }

@@ -22,7 +22,6 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"github.com/muster-registry/muster/cluster/journal"
 	"github.com/muster-registry/muster/fault"
-	"go.etcd.io/bbolt"
 )
 
 // Cluster is one node's membership in a cluster. Its methods may be called
@@ -38,6 +37,7 @@ type Cluster struct {
 	onLead   []func(context.Context)
 
 	port      *port
+	link      Link // in the place of port and gossip; nil: those
 	gossip    *gossip
 	peers     *peers
 	store     *raftboltdb.BoltStore
@@ -45,15 +45,21 @@ type Cluster struct {
 	snaps     *raft.FileSnapshotStore
 	trans     *transport
 	raft      *raft.Raft
+	roll      *roll // the machine, as raft has it
 	notify    chan bool
 	tenure    atomic.Pointer[tenure]
 	proposals chan *proposal
+	flying    atomic.Pointer[[]*proposal] // the batch that Raft has
+	writes    writes
 	points    *gather // leader: confirmed rounds
 	reads     *gather // follower: questions to the leader
 	fresh     atomic.Pointer[time.Time]
 	advertise atomic.Pointer[string]
 	trouble   atomic.Pointer[fault.Error] // why this node is in no cluster
 	consent   consent
+	refusals  *scarce
+	joining   chan struct{} // held while a node is taken in, one at a time
+	disk      string        // identity of the data directory; "": none, in simulations
 	probation probation
 
 	life     context.Context // ends when the node stops
@@ -62,6 +68,8 @@ type Cluster struct {
 	tasks    sync.WaitGroup
 	stopping atomic.Bool
 	living   living
+	pulse    pulse
+	contacts contacts
 }
 
 // Open checks the configuration and opens the log on disk. Nothing listens
@@ -76,8 +84,10 @@ func Open(cfg Config, m Machine) (*Cluster, error) {
 	c := &Cluster{
 		cfg: cfg, machine: m, log: cfg.Logger, instance: uuid.NewString(),
 		handlers: map[string]handler{}, notify: make(chan bool, 64),
-		proposals: make(chan *proposal, maxBatch),
+		proposals: make(chan *proposal, maxBatch), joining: make(chan struct{}, 1), refusals: newScarce(),
 	}
+	c.writes = writes{bound: cfg.Storage.Stall, reserve: cfg.Storage.Reserve, hold: cfg.Storage.BeforeWrite, open: map[uint64]time.Time{}}
+	c.lookForRoom()
 	c.life, c.end = context.WithCancel(context.Background())
 	c.done = c.life.Done()
 	c.points = &gather{ask: c.round, life: c.life}
@@ -102,15 +112,26 @@ func (c *Cluster) openStore() error {
 	if err := os.MkdirAll(filepath.Join(dir, "snapshots"), 0o700); err != nil {
 		return fault.Wrap(fault.Internal, err, "cannot make %s", dir)
 	}
+	if err := noteID(dir, c.cfg.NodeID); err != nil {
+		return err
+	}
 	var err error
+	if c.cfg.Network == nil {
+		if c.disk, err = diskID(dir); err != nil {
+			return err
+		}
+	}
+	path := filepath.Join(dir, "log.db")
+	if err := shrink(path, shrinkLeast); err != nil {
+		c.log.Warn("the Raft log on disk was not made smaller", "file", path, "error", err)
+	}
 	c.store, err = raftboltdb.New(raftboltdb.Options{
-		Path: filepath.Join(dir, "log.db"), NoSync: c.cfg.Storage.NoSync, MsgpackUseNewTimeFormat: true,
-		BoltOptions: &bbolt.Options{Timeout: 2 * time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
+		Path: path, NoSync: c.cfg.Storage.NoSync, MsgpackUseNewTimeFormat: true, BoltOptions: storeOptions(),
 	})
 	if err != nil {
 		return fault.Wrap(fault.Internal, err, "cannot open the Raft log in %s: is another muster running on it?", dir)
 	}
-	c.journal, err = journal.Open(dir, c.store, journal.Options{NoSync: c.cfg.Storage.NoSync, OnFailure: func(err error) {
+	c.journal, err = journal.Open(dir, checked{c.store}, journal.Options{NoSync: c.cfg.Storage.NoSync, Through: c.cfg.Storage.Journal, OnFailure: func(err error) {
 		c.log.Error("this node takes no more log entries", "error", err)
 	}})
 	if err != nil {
@@ -137,28 +158,29 @@ func (c *Cluster) openStore() error {
 // holds, and goes on in the background: it forms a cluster, or joins one, or
 // takes up its place again. Ready says when that is done.
 func (c *Cluster) Start(ctx context.Context) error {
-	var err error
-	if c.port, err = c.listen(ctx); err != nil {
-		return fault.Wrap(fault.Internal, err, "cannot listen on the peer port %s", c.cfg.PeerAddr)
-	}
-	if c.advertise.Load() == nil {
-		address := c.port.ln.Addr().String()
-		c.advertise.Store(&address)
+	if err := c.open(ctx); err != nil {
+		return err
 	}
 	if err := c.startRaft(); err != nil {
-		_ = c.port.ln.Close()
+		c.close()
 		return err
 	}
 	c.spawn(c.watchLeadership)
 	c.spawn(c.propose)
-	c.spawn(c.port.serve)
-	c.spawn(c.servePeers)
-	if err := c.gossip.start(); err != nil {
-		return errors.Join(fault.Wrap(fault.Internal, err, "cannot gossip on %s", c.cfg.GossipAddr), c.Shutdown(ctx))
+	if c.link == nil {
+		c.spawn(c.port.serve)
+		c.spawn(c.servePeers)
+		if err := c.gossip.start(); err != nil {
+			return errors.Join(fault.Wrap(fault.Internal, err, "cannot gossip on %s", c.cfg.GossipAddr), c.Shutdown(ctx))
+		}
+		c.spawn(c.gossip.keep)
+		c.spawn(c.gossip.tell)
 	}
-	c.spawn(c.gossip.keep)
 	c.spawn(c.settle)
 	c.spawn(c.poll)
+	c.spawn(c.keepPulse)
+	c.spawn(c.succeed)
+	c.spawn(c.mindDisk)
 	return nil
 }
 
@@ -178,17 +200,19 @@ func (c *Cluster) startRaft() error {
 	if err := c.beginProbation(c.store); err != nil {
 		return err
 	}
-	c.trans = c.newTransport(c.port)
+	c.trans = c.newTransport()
 	c.spawn(c.trans.filter)
-	var machine raft.FSM = c.machine
+	c.roll = c.newRoll(list)
+	var machine raft.FSM = c.roll
 	if c.cfg.Tracer != nil {
-		machine = timedMachine{c.machine}
+		machine = timedMachine{c.roll}
 	}
-	c.raft, err = raft.NewRaft(rc, machine, &cache{LogStore: c.journal}, c.store, c.snaps, c.trans)
+	c.raft, err = newRaft(rc, machine, &cache{LogStore: watchedLog{c.journal, &c.writes}}, watchedStable{c.store, c}, c.snaps, c.trans)
 	if err != nil {
 		_ = c.trans.Close()
 		return fault.Wrap(fault.Internal, err, "Raft cannot start from %s", c.cfg.DataDir)
 	}
+	c.roll.raft.Store(c.raft)
 	return nil
 }
 
@@ -213,17 +237,15 @@ func (c *Cluster) Shutdown(ctx context.Context) error {
 		}
 	}
 	c.gossip.leave()
-	return c.stop(ctx)
+	return c.Halt(ctx)
 }
 
-// stop ends everything on this node, as a crash would for the others.
-func (c *Cluster) stop(ctx context.Context) error {
+// Halt ends everything on this node, as a crash would for the others. It is
+// Shutdown without a word to them.
+func (c *Cluster) Halt(ctx context.Context) error {
 	c.stopping.Store(true)
 	c.end()
-	if c.port != nil {
-		_ = c.port.ln.Close()
-		_ = c.port.peer.Close()
-	}
+	c.close()
 	if list := c.gossip.list.Load(); list != nil {
 		_ = list.Shutdown()
 	}

@@ -124,11 +124,10 @@ func TestLeaderDies(t *testing.T) {
 		died := time.Now()
 		l.crash(leader)
 		key := fmt.Sprint("after ", round)
-		for {
-			if _, err := rest[0].Call(within(t, 20*time.Second), "put", []byte(key)); err == nil {
-				break
-			}
-		}
+		l.eventually("the others take a write", func() error {
+			_, err := rest[0].Call(within(t, 20*time.Second), "put", []byte(key))
+			return err
+		})
 		if took := time.Since(died); took > 20*time.Second {
 			t.Errorf("round %d: the next write came after %s", round, took)
 		} else {
@@ -211,11 +210,10 @@ func TestLeaderIsolated(t *testing.T) {
 			rest = append(rest, n)
 		}
 	}
-	for {
-		if _, err := rest[1].Call(within(t, 20*time.Second), "put", []byte("after")); err == nil {
-			break
-		}
-	}
+	l.eventually("the others take a write", func() error {
+		_, err := rest[1].Call(within(t, 20*time.Second), "put", []byte("after"))
+		return err
+	})
 	mu.Lock()
 	written = time.Now()
 	mu.Unlock()
@@ -235,7 +233,19 @@ func TestLeaderIsolated(t *testing.T) {
 	if old.Ready() != nil {
 		t.Error("a node that had caught up is not ready any more; it only grows stale")
 	}
+	apart := func(want bool) func() error {
+		return func() error {
+			for _, m := range rest[0].Members() {
+				if m.Apart != (want && m.ID == old.ID()) || !m.Alive {
+					return fmt.Errorf("%s: alive %t, apart %t", m.ID, m.Alive, m.Apart)
+				}
+			}
+			return nil
+		}
+	}
+	l.eventually("the others know by gossip that it has lost the quorum", apart(true))
 	l.join()
+	l.eventually("the others know that it is back", apart(false))
 	l.eventually("the old leader catches up", func() error {
 		if old.kv.get("after") == "" || old.Staleness() > time.Second {
 			return fmt.Errorf("staleness %s", old.Staleness())
@@ -250,7 +260,7 @@ func TestDeposedLeaderServesNoRead(t *testing.T) {
 	l := newLab(t)
 	slow := func(id string, expect int) Config {
 		cfg := l.config(id, expect)
-		cfg.Timing = Timing{Heartbeat: 4 * time.Second, Election: 4 * time.Second, Lease: 4 * time.Second}
+		cfg.Timing = Timing{Heartbeat: 15 * time.Second, Election: 15 * time.Second, Lease: 15 * time.Second}
 		return cfg
 	}
 	cfgs := []Config{slow("n1", 3), l.config("n2", 3), l.config("n3", 3)}
@@ -277,11 +287,10 @@ func TestDeposedLeaderServesNoRead(t *testing.T) {
 		return nil
 	})
 	l.isolate(old)
-	for {
-		if _, err := nodes[1].Call(within(t, 20*time.Second), "put", []byte("after")); err == nil {
-			break
-		}
-	}
+	l.eventually("the others take a write", func() error {
+		_, err := nodes[1].Call(within(t, 20*time.Second), "put", []byte("after"))
+		return err
+	})
 	if !old.IsLeader() {
 		t.Fatal("the old leader has noticed already: the test tests nothing")
 	}

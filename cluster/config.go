@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/muster-registry/muster/cluster/journal"
+	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/trace"
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,6 +35,10 @@ type Config struct {
 	// 0: this node only ever joins.
 	BootstrapExpect int
 
+	// MaxStaleness is how long this node answers callers without its leader, as
+	// the leader gets to know it: see [Cluster.Grace]. 30 s; negative: without end.
+	MaxStaleness time.Duration
+
 	TrustDomain string
 	// Credentials gives the node's certificate and the CAs that peers must be
 	// signed by. It is asked at every handshake, so files can be replaced.
@@ -54,8 +60,36 @@ type Config struct {
 	// Dial opens outgoing connections to peer ports. Default: a net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	Timing  Timing
-	Storage Storage
+	// Network takes the place of the peer port and the gossip. Default: those.
+	Network Network
+
+	// OnRemoved is told of a member that is gone, with one of the Removed…
+	// reasons: on the node that removed it, and where that fell meanwhile on the
+	// next leader as well, which does not know why. Optional; must not block.
+	OnRemoved func(id, why string)
+
+	// Format is the newest replicated format that this node knows. Default:
+	// command.Format; another in tests of mixed versions.
+	Format uint32
+
+	Timing     Timing
+	Storage    Storage
+	Membership Membership
+}
+
+// Membership holds the rules by which the leader gives a vote, and removes who
+// is dead.
+type Membership struct {
+	Stabilization time.Duration // a non-voter that was healthy for so long without a break votes; 10 s
+	MaxContact    time.Duration // healthy: it heard from the leader no longer ago than this; 500 ms
+	MaxTrailing   uint64        // healthy: it lacks no more log entries than this; 250
+	DeadAfter     time.Duration // a member that has not answered for so long is removed; 0: never
+	Every         time.Duration // between two looks of the leader at all members; 300 ms
+	MinQuorum     int           // a dead voter stays where fewer voters than this would be left
+	// Probation is the least time a node without a past stays out of elections:
+	// whatever election it may have voted in before its disk was lost has been
+	// decided by then. 10 s.
+	Probation time.Duration
 }
 
 // Timing holds Raft's clocks and the poll for freshness.
@@ -74,6 +108,12 @@ type Storage struct {
 	TrailingLogs      uint64        // entries kept behind a snapshot; 16 384
 	SnapshotRetain    int           // snapshots kept; 2
 	NoSync            bool          // never outside of simulations: loses acknowledged writes
+	// Journal is what the journal of the log reads and writes its file through,
+	// and which decides what a sync is. Default: the file itself. For simulations.
+	Journal     func(journal.File) journal.File
+	Stall       time.Duration // how long a write to the log may take before this node leaves the lead to others; 2 s, negative: any time
+	Reserve     uint64        // bytes that are to stay free on the disk; 0: none
+	BeforeWrite func()        // called before each write of the log or of a vote; for tests of disks that stall
 }
 
 // Machine is what cluster needs of the state machine.
@@ -90,6 +130,9 @@ type Machine interface {
 	AwaitApplied(ctx context.Context, index uint64) error
 	// ClusterID is empty until a ClusterInit was applied.
 	ClusterID() string
+	// Level is the feature level: the newest format of the batches it has
+	// applied, at least command.Base.
+	Level() uint32
 }
 
 func orElse[T comparable](v *T, def T) {
@@ -133,7 +176,11 @@ func (cfg *Config) check() error {
 	if cfg.StatusExtra == nil {
 		cfg.StatusExtra = func() []byte { return nil }
 	}
-	t, s := &cfg.Timing, &cfg.Storage
+	if cfg.OnRemoved == nil {
+		cfg.OnRemoved = func(string, string) {}
+	}
+	t, s, m := &cfg.Timing, &cfg.Storage, &cfg.Membership
+	orElse(&cfg.MaxStaleness, 30*time.Second)
 	orElse(&t.Heartbeat, 500*time.Millisecond)
 	orElse(&t.Election, 500*time.Millisecond)
 	orElse(&t.Lease, 400*time.Millisecond)
@@ -143,6 +190,14 @@ func (cfg *Config) check() error {
 	orElse(&s.SnapshotInterval, 30*time.Second)
 	orElse(&s.TrailingLogs, 16384)
 	orElse(&s.SnapshotRetain, 2)
+	orElse(&cfg.Format, command.Format)
+	orElse(&m.Stabilization, 10*time.Second)
+	orElse(&m.Probation, 10*time.Second)
+	orElse(&m.Every, stewardEvery)
+	orElse(&m.MaxContact, 500*time.Millisecond)
+	orElse(&m.MaxTrailing, 250)
+	orElse(&s.Stall, 2*time.Second)
+	s.Stall = max(s.Stall, 0)
 	return nil
 }
 

@@ -59,7 +59,7 @@ func (c *Cluster) state() *wire.State {
 		Id: c.cfg.NodeID, Instance: c.instance, ClusterId: c.machine.ClusterID(), HasState: c.hasState(),
 		BootstrapExpect: uint32(c.cfg.BootstrapExpect), Address: c.Address(), Term: c.raft.CurrentTerm(),
 		Applied: c.machine.AppliedIndex(), Commit: c.raft.CommitIndex(), Leader: leader,
-		Ready: c.Ready() == nil, LastContactMs: -1, Extra: c.cfg.StatusExtra(),
+		Ready: c.Ready() == nil, LastContactMs: -1, Extra: c.cfg.StatusExtra(), Format: c.cfg.Format, Disk: c.disk,
 	}
 	if last := c.raft.LastContact(); c.raft.State() == raft.Leader {
 		s.LastContactMs = 0
@@ -154,7 +154,12 @@ func (c *Cluster) found(members []*wire.State) {
 			c.log.Info("no cluster is founded yet", "without", m.Id, "error", err)
 			return
 		}
-		servers = append(servers, raft.Server{ID: raft.ServerID(m.Id), Address: raft.ServerAddress(m.Address)})
+		servers = append(servers, raft.Server{ID: raft.ServerID(m.Id), Address: place(m.Address, m.Disk)})
+	}
+	if slices.ContainsFunc(members, func(m *wire.State) bool { return m.Disk == "" }) {
+		for i, m := range members { // one of them would not know what else there is
+			servers[i].Address = place(m.Address, "")
+		}
 	}
 	if time.Since(began) > foundWithin || c.hasState() {
 		return
@@ -199,7 +204,7 @@ func (c *Cluster) joinVia(s *wire.State) {
 
 // request is what this node says of itself when it joins.
 func (c *Cluster) request() *wire.Join {
-	return &wire.Join{Id: c.cfg.NodeID, Instance: c.instance, ClusterId: c.machine.ClusterID(), HasState: c.hasState(), Address: c.Address()}
+	return &wire.Join{Id: c.cfg.NodeID, Instance: c.instance, ClusterId: c.machine.ClusterID(), HasState: c.hasState(), Address: c.Address(), Format: c.cfg.Format, Disk: c.disk}
 }
 
 func (c *Cluster) joined(err error) {
@@ -219,13 +224,14 @@ func (c *Cluster) joined(err error) {
 // attend has the leader note this node's address when it has changed. It
 // returns true when there is nothing to do.
 func (c *Cluster) attend() bool {
-	listed := c.member(c.cfg.NodeID)
+	own, _ := c.server(c.cfg.NodeID)
+	listed, disk := placed(own.Address)
 	leader, known := c.Leader()
 	switch {
 	case !known:
 		c.lookAround()
 		return true
-	case listed == c.Address():
+	case listed == c.Address() && (disk == "" || disk == c.disk):
 		return true
 	case leader == c.cfg.NodeID || listed != "":
 	default:

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"math"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/memberlist"
 	"google.golang.org/protobuf/proto"
@@ -26,7 +28,7 @@ func FuzzFrame(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	c := &Cluster{machine: newKV(), log: slog.New(slog.DiscardHandler), handlers: map[string]handler{"echo": {run: func(_ context.Context, _ string, p []byte) ([]byte, error) { return p, nil }}}}
+	c := &Cluster{machine: newKV(), log: slog.New(slog.DiscardHandler), handlers: map[string]handler{"echo": {own: true, run: func(_ context.Context, _ string, p []byte) ([]byte, error) { return p, nil }}}}
 	s := &service{c: c}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		frame := new(wire.Frame)
@@ -48,17 +50,44 @@ func FuzzFrame(f *testing.F) {
 	})
 }
 
-// FuzzHello: the first bytes of a Raft connection.
+// A time-out that no duration holds is a long one, not one that is over.
+func TestLongTimeouts(t *testing.T) {
+	var left time.Duration
+	s := &service{c: &Cluster{machine: newKV(), log: slog.New(slog.DiscardHandler), handlers: map[string]handler{"wait": {own: true, run: func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+		end, _ := ctx.Deadline()
+		left = time.Until(end)
+		return nil, ctx.Err()
+	}}}}}
+	for _, timeout := range []uint64{1 << 62, 1<<63 + 1<<53, math.MaxUint64, uint64(2 * time.Hour / time.Microsecond)} {
+		if r := s.answer(t.Context(), "n2", "", &wire.Call{Method: "wait", Timeout: timeout}); r.Fault != nil || left < 50*time.Minute || left > time.Hour {
+			t.Errorf("a time-out of %d µs leaves %s: %v", timeout, left, r.Fault)
+		}
+	}
+}
+
+// FuzzHello: the first bytes of a Raft connection. Those of this cluster come
+// in, and those of nodes that belong to none yet, whichever disk they are for,
+// since this node has none to tell.
 func FuzzHello(f *testing.F) {
 	f.Add([]byte{0, 0})
 	f.Add([]byte{0, 2, 'a', 'b'})
+	f.Add([]byte{0, 4, 'o', 'u', 'r', 's'})
+	f.Add([]byte("\x00\x06ours\x00d"))
+	f.Add([]byte("\x00\x02\x00d"))
 	f.Add([]byte{0xff, 0xff})
 	m := newKV()
 	m.state.ID = "ours"
 	c := &Cluster{machine: m}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		ours := bytes.HasPrefix(b, []byte{0, 4, 'o', 'u', 'r', 's'}) || bytes.HasPrefix(b, []byte{0, 0})
-		if err := c.readHello(bytes.NewReader(b)); (err == nil) != ours {
+		welcome := false
+		if len(b) >= 2 {
+			n := int(b[0])<<8 | int(b[1])
+			if n <= 256 && len(b) >= 2+n {
+				id, _, _ := bytes.Cut(b[2:2+n], []byte{0})
+				welcome = len(id) == 0 || string(id) == "ours"
+			}
+		}
+		if err := c.readHello(bytes.NewReader(b)); (err == nil) != welcome {
 			t.Fatalf("%q: %v", b, err)
 		}
 	})

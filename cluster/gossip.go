@@ -17,8 +17,9 @@ import (
 
 const (
 	leaveTimeout = 300 * time.Millisecond
-	seekEvery    = time.Second      // while not all are known
-	reseekEvery  = 10 * time.Second // heals gossip that a partition has split
+	tellEvery    = 250 * time.Millisecond // whether this node is connected
+	seekEvery    = time.Second            // while not all are known
+	reseekEvery  = 10 * time.Second       // heals gossip that a partition has split
 )
 
 // gossip finds other nodes and notices that they are gone. What it says is a
@@ -27,9 +28,9 @@ const (
 type gossip struct {
 	c    *Cluster
 	list atomic.Pointer[memberlist.Memberlist]
-	card []byte
 
-	mu    sync.Mutex           // guards alive
+	mu    sync.Mutex           // guards what follows
+	card  []byte               // of this node
 	alive map[string]neighbour // by memberlist's name, this node included
 }
 
@@ -41,21 +42,16 @@ type neighbour struct {
 }
 
 func (g *gossip) start() error {
-	card, err := proto.Marshal(&wire.Card{Id: g.c.cfg.NodeID, Instance: g.c.instance, Address: g.c.Address(), Meta: g.c.cfg.Meta})
-	if err != nil {
+	if err := g.write(true); err != nil {
 		return err
 	}
-	if len(card) > memberlist.MetaMaxSize {
-		return fmt.Errorf("id, address and meta take %d bytes, gossip carries %d", len(card), memberlist.MetaMaxSize)
-	}
-	g.card = card
 	conf := memberlist.DefaultLANConfig()
 	// The instance keeps two processes with one id apart, so that gossip never
 	// has to decide which of them is the right one.
 	conf.Name = g.c.cfg.NodeID + "/" + g.c.instance
 	conf.SecretKey = g.c.cfg.GossipKey
 	conf.Delegate, conf.Events = g, g
-	conf.Logger = log.New(gossipLog{g.c.log}, "", 0)
+	conf.Logger = log.New(gossipLog{g.c.log, newScarce()}, "", 0)
 	conf.LogOutput = nil
 	conf.ProbeTimeout = 300 * time.Millisecond
 	conf.TCPTimeout = 2 * time.Second
@@ -80,6 +76,48 @@ func (g *gossip) start() error {
 	}
 	g.list.Store(list)
 	return nil
+}
+
+// write makes the card that says of this node whether it is apart.
+func (g *gossip) write(apart bool) error {
+	card, err := proto.Marshal(&wire.Card{Id: g.c.cfg.NodeID, Instance: g.c.instance, Address: g.c.Address(), Meta: g.c.cfg.Meta, Apart: apart})
+	if err != nil {
+		return err
+	}
+	if len(card) > memberlist.MetaMaxSize {
+		return fmt.Errorf("id, address and meta take %d bytes, gossip carries %d", len(card), memberlist.MetaMaxSize)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.card = card
+	return nil
+}
+
+// tell has the others know when this node loses contact with the quorum, and
+// when it has it again.
+func (g *gossip) tell() {
+	tick := time.NewTicker(tellEvery)
+	defer tick.Stop()
+	for said := true; ; {
+		select {
+		case <-g.c.done:
+			return
+		case <-tick.C:
+		}
+		apart := !g.c.Connected()
+		if apart == said {
+			continue
+		}
+		if err := g.write(apart); err != nil {
+			g.c.log.Warn("the others are not told whether this node is connected", "error", err)
+			continue
+		}
+		said = apart
+		// What it waits for is that somebody was told: gossip repeats it anyway.
+		if err := g.list.Load().UpdateNode(tellEvery); err != nil {
+			g.c.log.Debug("gossip has told no one yet", "apart", apart, "error", err)
+		}
+	}
 }
 
 // keep looks for others at the addresses configured until as many as expected
@@ -129,6 +167,9 @@ func (g *gossip) leave() {
 
 // others are the cards of all living nodes but this one, ordered by id.
 func (g *gossip) others() []*wire.Card {
+	if g.c.link != nil {
+		return g.c.link.Cards()
+	}
 	var cards []*wire.Card
 	g.mu.Lock()
 	for _, n := range g.alive {
@@ -162,20 +203,20 @@ func (g *gossip) addresses(id, configured string) []string {
 	return at
 }
 
-// meta is what a node says about itself in gossip, nil when it is not there.
-func (g *gossip) meta(id string) map[string]string {
+// about is what a node says about itself in gossip, nil when it is not there.
+func (g *gossip) about(id string) (meta map[string]string, apart bool) {
 	if id == g.c.cfg.NodeID {
-		return maps.Clone(g.c.cfg.Meta)
+		return maps.Clone(g.c.cfg.Meta), !g.c.Connected()
 	}
 	for _, card := range g.others() {
 		if card.Id == id {
 			if card.Meta == nil {
-				return map[string]string{}
+				return map[string]string{}, card.Apart
 			}
-			return card.Meta
+			return card.Meta, card.Apart
 		}
 	}
-	return nil
+	return nil, false
 }
 
 // memberlist.EventDelegate: memberlist calls these under its own lock, one at a
@@ -207,7 +248,9 @@ func (g *gossip) NotifyLeave(m *memberlist.Node) {
 
 // memberlist.Delegate: only the card is of use here.
 
-func (g *gossip) NodeMeta(int) []byte               { return g.card }
+// NodeMeta gives this node's card.
+func (g *gossip) NodeMeta(int) []byte { g.mu.Lock(); defer g.mu.Unlock(); return g.card }
+
 func (g *gossip) NotifyMsg([]byte)                  {}
 func (g *gossip) GetBroadcasts(_, _ int) [][]byte   { return nil }
 func (g *gossip) LocalState(bool) []byte            { return nil }

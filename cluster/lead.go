@@ -16,8 +16,9 @@ import (
 // an entry of its own term has been applied. Before that the leader does not
 // know what is committed, and serves nothing.
 type tenure struct {
-	term uint64
-	ctx  context.Context // ends with the leadership
+	term  uint64
+	ctx   context.Context // ends with the leadership
+	since time.Time       // no former leader has proved anything to anybody after it
 }
 
 // IsLeader reports whether this node leads and has applied an entry of its
@@ -102,14 +103,14 @@ func (c *Cluster) hold(ctx context.Context) {
 	if !ok || !c.takeUp(ctx, term) {
 		return
 	}
-	c.tenure.Store(&tenure{term: term, ctx: ctx})
+	c.tenure.Store(&tenure{term: term, ctx: ctx, since: time.Now()})
 	if ctx.Err() != nil {
 		c.tenure.Store(nil) // lost meanwhile: watchLeadership has cleared it before
 		return
 	}
 	c.log.Info("this node leads", "term", term)
 	var duties sync.WaitGroup
-	duties.Go(func() { c.promote(ctx) })
+	duties.Go(func() { c.steward(ctx) })
 	for _, fn := range c.onLead {
 		duties.Go(func() { fn(ctx) })
 	}
@@ -123,7 +124,7 @@ func (c *Cluster) hold(ctx context.Context) {
 // Raft's own no-op does not do: it never reaches the machine, so nobody could
 // wait for its index.
 func (c *Cluster) takeUp(ctx context.Context, term uint64) bool {
-	batches := []*command.Batch{{Format: command.Format}}
+	batches := []*command.Batch{{Format: c.machine.Level()}}
 	for len(batches) > 0 {
 		if now, ok := c.leads(); !ok || now != term || ctx.Err() != nil {
 			return false
@@ -132,7 +133,8 @@ func (c *Cluster) takeUp(ctx context.Context, term uint64) bool {
 		if err != nil {
 			panic(err)
 		}
-		if err := wait(ctx, c.raft.Apply(entry, time.Second)); err != nil {
+		future := c.raft.Apply(entry, time.Second)
+		if err := wait(ctx, future); err != nil {
 			c.log.Warn("the leadership is not taken up yet", "term", term, "error", err)
 			select {
 			case <-ctx.Done():
@@ -140,10 +142,13 @@ func (c *Cluster) takeUp(ctx context.Context, term uint64) bool {
 			}
 			continue
 		}
+		if c.machine.AppliedIndex() < future.Index() {
+			return false // it has halted: see fsm
+		}
 		batches = batches[1:]
 		if len(batches) == 0 && c.machine.ClusterID() == "" {
 			id := &command.ClusterInit{ClusterId: uuid.NewString()}
-			batches = append(batches, &command.Batch{Format: command.Format, Commands: []*command.Command{
+			batches = append(batches, &command.Batch{Format: c.machine.Level(), Commands: []*command.Command{
 				{Time: time.Now().UnixNano(), Op: &command.Command_ClusterInit{ClusterInit: id}},
 			}})
 		}

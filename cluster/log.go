@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/time/rate"
 )
 
 // repeatQuiet is how long a message that was just logged stays quiet. Raft
@@ -77,7 +79,10 @@ func (s *sink) repeated(msg string, args []any) bool {
 }
 
 // gossipLog takes memberlist's log lines, which carry their level as text.
-type gossipLog struct{ to *slog.Logger }
+type gossipLog struct {
+	to     *slog.Logger
+	scarce *scarce // for what strangers can cause
+}
 
 func (g gossipLog) Write(line []byte) (int, error) {
 	text := strings.TrimSpace(string(line))
@@ -88,6 +93,32 @@ func (g gossipLog) Write(line []byte) (int, error) {
 			break
 		}
 	}
-	g.to.Log(context.Background(), level, strings.TrimPrefix(text, "memberlist: "), "component", "gossip")
+	text = strings.TrimPrefix(text, "memberlist: ")
+	if level == slog.LevelWarn {
+		g.scarce.warn(g.to, text, "component", "gossip")
+	} else {
+		g.to.Log(context.Background(), level, text, "component", "gossip")
+	}
 	return len(line), nil
+}
+
+// scarce keeps whoever reaches a port from filling the log: of the warnings that
+// a stranger can cause, each with one packet, some a second have a line. The
+// next line that there is says how many are missing.
+type scarce struct {
+	room *rate.Limiter
+	left atomic.Int64
+}
+
+func newScarce() *scarce { return &scarce{room: rate.NewLimiter(10, 100)} }
+
+func (s *scarce) warn(to *slog.Logger, msg string, args ...any) {
+	if !s.room.Allow() {
+		s.left.Add(1)
+		return
+	}
+	if n := s.left.Swap(0); n > 0 {
+		args = append(args, "left_out", n)
+	}
+	to.Warn(msg, args...)
 }

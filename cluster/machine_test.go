@@ -23,6 +23,7 @@ type kv struct {
 
 type kvState struct {
 	Applied, Revision uint64
+	Level             uint32
 	ID                string
 	Values            map[string]string
 }
@@ -46,6 +47,7 @@ func (m *kv) ApplyBatch(logs []*raft.Log) []any {
 			if err := proto.Unmarshal(l.Data, &b); err != nil {
 				panic(err)
 			}
+			m.state.Level = max(m.state.Level, b.Format)
 			results := make([]command.Result, len(b.Commands))
 			m.largest = max(m.largest, len(b.Commands))
 			for j, cmd := range b.Commands {
@@ -81,6 +83,12 @@ func (m *kv) AppliedIndex() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.state.Applied
+}
+
+func (m *kv) Level() uint32 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return max(m.state.Level, command.Base)
 }
 
 func (m *kv) ClusterID() string {

@@ -14,12 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-const (
-	changeTimeout = 5 * time.Second
-	promoteEvery  = 300 * time.Millisecond
-	// stableFor is how long a non-voter must have kept up before it votes.
-	stableFor = time.Second
-)
+const changeTimeout = 5 * time.Second
 
 // Node is one member of the cluster, as it answered for itself.
 type Node struct {
@@ -30,9 +25,14 @@ type Node struct {
 	Ready       bool              `json:"ready"`
 	Applied     uint64            `json:"applied"`
 	Commit      uint64            `json:"commit"`
+	Term        uint64            `json:"term"`
+	Level       uint32            `json:"feature_level"`   // the newest it knows
 	LastContact int64             `json:"last_contact_ms"` // -1: never
 	Extra       json.RawMessage   `json:"-"`               // the node's StatusExtra
+	Asked       time.Time         `json:"-"`               // when the node was asked, by this node's clock
+	Took        time.Duration     `json:"-"`               // until it had answered
 	Meta        map[string]string `json:"-"`               // as gossiped; nil when gossip does not know it
+	Apart       bool              `json:"-"`               // it lives, and says that it has no contact with the quorum
 }
 
 // Status is the whole cluster as seen from one node.
@@ -40,6 +40,7 @@ type Status struct {
 	ClusterID string `json:"cluster_id"`
 	Leader    string `json:"leader"`
 	Term      uint64 `json:"term"`
+	Level     uint32 `json:"feature_level"` // of the cluster, as far as this node has applied
 	Nodes     []Node `json:"nodes"`
 }
 
@@ -49,7 +50,9 @@ func (c *Cluster) Members() []Node {
 	leader, _ := c.Leader()
 	var nodes []Node
 	for _, s := range c.configuration() {
-		n := Node{ID: string(s.ID), Address: string(s.Address), Role: "voter", LastContact: -1, Meta: c.gossip.meta(string(s.ID))}
+		address, _ := placed(s.Address)
+		n := Node{ID: string(s.ID), Address: address, Role: "voter", LastContact: -1}
+		n.Meta, n.Apart = c.gossip.about(n.ID)
 		n.Alive = n.Meta != nil || n.ID == c.cfg.NodeID
 		if s.Suffrage != raft.Voter {
 			n.Role = "non-voter"
@@ -67,7 +70,7 @@ func (c *Cluster) Members() []Node {
 // does not answer is not alive.
 func (c *Cluster) Status(ctx context.Context) Status {
 	leader, _ := c.Leader()
-	st := Status{ClusterID: c.machine.ClusterID(), Leader: leader, Nodes: c.Members()}
+	st := Status{ClusterID: c.machine.ClusterID(), Leader: leader, Level: c.machine.Level(), Nodes: c.Members()}
 	if c.raft != nil {
 		st.Term = c.raft.CurrentTerm()
 	}
@@ -75,9 +78,12 @@ func (c *Cluster) Status(ctx context.Context) Status {
 	for i := range st.Nodes {
 		asks.Go(func() {
 			n := &st.Nodes[i]
+			n.Asked = time.Now()
 			s := c.ask(ctx, n.ID, n.Address)
+			n.Took = time.Since(n.Asked)
 			if n.Alive = s != nil; s != nil {
 				n.Ready, n.Applied, n.Commit, n.LastContact, n.Extra = s.Ready, s.Applied, s.Commit, s.LastContactMs, s.Extra
+				n.Term, n.Level = s.Term, knows(s.Format)
 			}
 		})
 	}
@@ -86,7 +92,7 @@ func (c *Cluster) Status(ctx context.Context) Status {
 }
 
 // Remove takes a node out of the cluster. Errors: not_found, conflict when it
-// is the last voter.
+// is the last voter, or too few of the others answer to go on without it.
 func (c *Cluster) Remove(ctx context.Context, id string) error {
 	return c.about(ctx, methodRemove, id)
 }
@@ -120,20 +126,36 @@ func (c *Cluster) handleRemove(ctx context.Context, _ string, payload []byte) ([
 	if err := proto.Unmarshal(payload, &t); err != nil {
 		return nil, fault.Wrap(fault.BadRequest, err, "not a request to remove a node")
 	}
-	s, ok := c.server(t.Id)
+	return nil, c.remove(ctx, t.Id, RemovedOperator)
+}
+
+// remove takes a member out, unless the quorum would go with it.
+func (c *Cluster) remove(ctx context.Context, id, why string) error {
+	if _, ok := c.server(id); !ok { // no need to ask anybody
+		return fault.New(fault.NotFound, "no member of the cluster is called %s; muster cluster members lists them", id)
+	}
+	looks, index := c.looks(ctx)
+	at := slices.IndexFunc(looks, func(l look) bool { return string(l.ID) == id })
+	if at < 0 {
+		return fault.New(fault.NotFound, "no member of the cluster is called %s; muster cluster members lists them", id)
+	}
+	voters, alive := tally(looks, looks[at].ID)
 	switch {
-	case !ok:
-		return nil, fault.New(fault.NotFound, "no member of the cluster is called %s", t.Id)
-	case s.Suffrage == raft.Voter && c.voters() == 1:
-		return nil, fault.New(fault.Conflict, "node %s is the last voter", t.Id)
-	case t.Id == c.cfg.NodeID:
+	case looks[at].Suffrage != raft.Voter:
+	case voters == 0:
+		return fault.New(fault.Conflict, "node %s is the last voter: there would be no cluster without it. Stop it, if that is meant", id)
+	case alive <= voters/2:
+		// The others could not even agree on this removal.
+		return fault.New(fault.Conflict, "without node %s the cluster would lose its quorum: only %d of the other %d voters answer. Bring those back, or remove one that is dead first; nothing was changed", id, alive, voters)
+	case id == c.cfg.NodeID:
 		// The next leader removes this one: the call is tried again there.
 		if err := c.transfer(ctx, ""); err != nil {
-			return nil, err
+			return err
 		}
-		return nil, noLeader("the leadership was handed over first")
+		return noLeader("the leadership was handed over first")
 	}
-	return nil, c.change(ctx, func() raft.Future { return c.raft.RemoveServer(s.ID, 0, changeTimeout) })
+	c.roll.leaves(looks[at].ID, c.raft.CurrentTerm(), why)
+	return c.change(ctx, func() raft.Future { return c.raft.RemoveServer(looks[at].ID, index, changeTimeout) })
 }
 
 func (c *Cluster) handleTransfer(ctx context.Context, _ string, payload []byte) ([]byte, error) {
@@ -151,8 +173,12 @@ func (c *Cluster) transfer(ctx context.Context, to string) error {
 		return nil // it leads already
 	case to == "" && c.voters() < 2:
 		return fault.New(fault.Conflict, "there is no other voter to lead")
-	case to != "" && (!ok || s.Suffrage != raft.Voter):
-		return fault.New(fault.NotFound, "no voter of the cluster is called %s", to)
+	case to != "" && !ok:
+		return fault.New(fault.NotFound, "no member of the cluster is called %s; muster cluster members lists them", to)
+	case to != "" && s.Suffrage != raft.Voter:
+		return fault.New(fault.Conflict, "node %s has no vote yet, so it cannot lead; it gets one when it has kept up for a while", to)
+	case to != "" && c.ask(ctx, to, c.member(to)) == nil:
+		return fault.New(fault.Conflict, "node %s does not answer, so it is not handed the leadership; nothing was changed", to)
 	}
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
@@ -182,75 +208,4 @@ func (c *Cluster) change(ctx context.Context, start func() raft.Future) error {
 		return fault.Lost(fault.NoLeader, err, "the change of the membership may still happen")
 	}
 	return fault.Wrap(fault.Conflict, err, "the membership was not changed: %v", err)
-}
-
-// handleJoin takes a node in as a non-voter, or notes its new address.
-func (c *Cluster) handleJoin(ctx context.Context, from string, payload []byte) ([]byte, error) {
-	var j wire.Join
-	if err := proto.Unmarshal(payload, &j); err != nil || j.Id == "" || j.Address == "" || j.Instance == "" {
-		return nil, fault.Wrap(fault.BadRequest, err, "not a request to join")
-	}
-	if j.Id != from {
-		return nil, fault.New(fault.Forbidden, "node %s may not join as %s", from, j.Id)
-	}
-	if foreign(j.ClusterId, c.machine.ClusterID()) {
-		return nil, fault.New(fault.Conflict, "node %s holds data of cluster %s, this is cluster %s: start it with an empty data directory to join",
-			j.Id, j.ClusterId, c.machine.ClusterID())
-	}
-	s, member := c.server(j.Id)
-	if !member && j.HasState {
-		return nil, fault.New(fault.Conflict, "node %s holds data and is not a member: it was removed, or comes from elsewhere; start it with an empty data directory to join", j.Id)
-	}
-	if member {
-		if other := c.ask(ctx, j.Id, string(s.Address)); other != nil && other.Instance != j.Instance {
-			return nil, fault.New(fault.Conflict, "another node %s is alive at %s: give this one an id of its own", j.Id, s.Address)
-		}
-	}
-	id, address := raft.ServerID(j.Id), raft.ServerAddress(j.Address)
-	if member && s.Address == address {
-		return nil, nil
-	}
-	c.log.Info("taking a node in", "id", j.Id, "address", j.Address, "member", member)
-	return nil, c.change(ctx, func() raft.Future {
-		if member && s.Suffrage == raft.Voter {
-			return c.raft.AddVoter(id, address, 0, changeTimeout)
-		}
-		return c.raft.AddNonvoter(id, address, 0, changeTimeout)
-	})
-}
-
-// promote gives a vote to each non-voter that has kept up for a while: at
-// each look it had applied what was committed at the look before.
-func (c *Cluster) promote(ctx context.Context) {
-	goals, since := map[raft.ServerID]uint64{}, map[raft.ServerID]time.Time{}
-	tick := time.NewTicker(promoteEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		for _, s := range c.configuration() {
-			if s.Suffrage == raft.Voter {
-				delete(since, s.ID)
-				continue
-			}
-			goal, commit := goals[s.ID], c.raft.CommitIndex()
-			goals[s.ID] = commit
-			state := c.ask(ctx, string(s.ID), string(s.Address))
-			if state == nil || goal == 0 || state.Applied < goal {
-				delete(since, s.ID)
-				continue
-			}
-			if _, ok := since[s.ID]; !ok {
-				since[s.ID] = time.Now()
-			}
-			if time.Since(since[s.ID]) < stableFor {
-				continue
-			}
-			err := c.change(ctx, func() raft.Future { return c.raft.AddVoter(s.ID, s.Address, 0, changeTimeout) })
-			c.log.Info("a node that has caught up gets its vote", "id", s.ID, "error", err)
-		}
-	}
 }

@@ -12,6 +12,7 @@ type metrics struct {
 	rejected prometheus.Counter
 	batch    prometheus.Histogram
 	rounds   prometheus.Counter
+	removed  *prometheus.CounterVec
 	all      []prometheus.Collector
 }
 
@@ -31,10 +32,16 @@ func newMetrics(c *Cluster, reg prometheus.Registerer) *metrics {
 			Name: "muster_read_rounds_total", Help: "Confirmed rounds begun by this leader for linearizable reads.",
 		}),
 	}
+	m.removed = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "muster_cluster_removed_total", Help: "Members that are gone, as this node applied it, by reason: elsewhere where another node decided it.",
+	}, []string{"reason"})
+	for _, why := range []string{RemovedDead, RemovedOperator, RemovedReplaced, RemovedBefore, RemovedElsewhere} {
+		m.removed.WithLabelValues(why)
+	}
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
-	m.all = []prometheus.Collector{m.calls, m.rejected, m.batch, m.rounds,
+	m.all = []prometheus.Collector{m.calls, m.rejected, m.batch, m.rounds, m.removed,
 		gauge("muster_staleness_seconds", "Upper bound on the age of this node's state; +Inf before it has caught up.", func() float64 {
 			if s := c.Staleness(); s < math.MaxInt64 {
 				return s.Seconds()
@@ -48,6 +55,7 @@ func newMetrics(c *Cluster, reg prometheus.Registerer) *metrics {
 			return 0
 		}),
 		gauge("muster_applied_index", "Index of the last log entry this node has applied.", func() float64 { return float64(c.machine.AppliedIndex()) }),
+		gauge("muster_feature_level", "Feature level of the cluster, as far as this node has applied.", func() float64 { return float64(c.machine.Level()) }),
 		gauge("muster_cluster_members", "Members of the cluster this node knows of.", func() float64 { return float64(len(c.configuration())) }),
 	}
 	if reg != nil {

@@ -52,7 +52,7 @@ func TestFaultRoundTrip(t *testing.T) {
 // A batch written around encoded commands reads as the batch of them.
 func TestEncode(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		want := &command.Batch{Format: command.Format}
+		want := &command.Batch{Format: 7}
 		var batch []*proposal
 		for range rapid.IntRange(1, 5).Draw(t, "commands") {
 			cmd := put(rapid.StringMatching(`[a-z]{1,9}`).Draw(t, "name"), rapid.StringN(0, 300, -1).Draw(t, "spec"))
@@ -64,7 +64,7 @@ func TestEncode(t *testing.T) {
 			batch = append(batch, &proposal{bytes: line})
 		}
 		got := &command.Batch{}
-		if err := proto.Unmarshal(encode(batch), got); err != nil || !proto.Equal(want, got) {
+		if err := proto.Unmarshal(encode(7, batch), got); err != nil || !proto.Equal(want, got) {
 			t.Fatalf("%v: %v, want %v", err, got, want)
 		}
 	})

@@ -46,11 +46,14 @@ func (p *peers) callSoon(ctx, soon context.Context, id, address, method string, 
 		return nil, fault.New(fault.TooLarge, "the request takes %d bytes between nodes, at most %d are allowed", len(payload), maxPayload)
 	}
 	p.c.metrics.calls.WithLabelValues(method).Inc()
-	s, err := p.stream(soon, id, address)
-	if err != nil {
-		e := fault.Wrap(fault.NoLeader, err, "node %s cannot be reached", id)
-		e.RetryAfter = time.Second
-		return nil, e
+	var s *stream
+	if p.c.link == nil {
+		var err error
+		if s, err = p.stream(soon, id, address); err != nil {
+			e := fault.Wrap(fault.NoLeader, err, "node %s cannot be reached", id)
+			e.RetryAfter = time.Second
+			return nil, e
+		}
 	}
 	ctx, span := trace.Ask(ctx, "call "+method)
 	span.Note("peer", id)
@@ -58,9 +61,28 @@ func (p *peers) callSoon(ctx, soon context.Context, id, address, method string, 
 	if deadline, ok := ctx.Deadline(); ok {
 		call.Timeout = uint64(max(time.Until(deadline).Microseconds(), 1))
 	}
-	reply, err := s.call(ctx, call)
+	var reply []byte
+	var err error
+	if s != nil {
+		reply, err = s.call(ctx, call)
+	} else {
+		reply, err = p.linked(ctx, id, address, call)
+	}
 	span.End(err)
 	return reply, err
+}
+
+// over is closed when the process of the node has ended, or cannot be told
+// from one that has: the stream to it is gone.
+func (p *peers) over(ctx context.Context, id, address string) (<-chan struct{}, error) {
+	if p.c.link != nil {
+		return p.c.link.Over(id), nil
+	}
+	s, err := p.stream(ctx, id, address)
+	if err != nil {
+		return nil, err
+	}
+	return s.over, nil
 }
 
 // stream returns the living stream to a node or makes one. Concurrent callers
@@ -72,7 +94,7 @@ func (p *peers) stream(ctx context.Context, id, address string) (*stream, error)
 	s := p.to[key]
 	if s == nil {
 		life, cancel := context.WithCancel(p.c.life)
-		s = &stream{c: p.c, id: id, open: make(chan struct{}), cancel: cancel, pending: map[uint64]*pending{}}
+		s = &stream{c: p.c, id: id, open: make(chan struct{}), over: life.Done(), cancel: cancel, pending: map[uint64]*pending{}}
 		s.out.wake = make(chan struct{}, 1)
 		p.to[key] = s
 		go func() {
@@ -98,6 +120,7 @@ type stream struct {
 	id     string
 	open   chan struct{} // closed when connected or failed
 	failed error         // set before open is closed
+	over   <-chan struct{}
 	cancel context.CancelFunc
 	out    outbox
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"time"
 )
@@ -99,7 +100,7 @@ func (p *port) greet(conn *tls.Conn) {
 // refuse closes a connection that may not stay, and says so.
 func (c *Cluster) refuse(conn net.Conn, shown *x509.Certificate, why error) {
 	c.metrics.rejected.Inc()
-	c.log.Warn("refused a connection on the peer port", "remote", conn.RemoteAddr().String(), "error", why)
+	c.refusals.warn(c.log, "refused a connection on the peer port", "remote", conn.RemoteAddr().String(), "error", why)
 	c.cfg.OnRefused(conn.RemoteAddr(), shown, why)
 	_ = conn.Close()
 }
@@ -147,8 +148,13 @@ func (c *Cluster) dialOne(ctx context.Context, address string, config *tls.Confi
 // A Raft connection starts with the cluster the dialler belongs to, since
 // Raft's own messages do not say which cluster they are for.
 
-func (c *Cluster) writeHello(w io.Writer) error {
+// writeHello says which cluster this node belongs to and, where it is known,
+// which disk the connection is for.
+func (c *Cluster) writeHello(w io.Writer, disk string) error {
 	id := c.machine.ClusterID()
+	if disk != "" {
+		id += "\x00" + disk
+	}
 	_, err := w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(id))), id...))
 	return err
 }
@@ -166,10 +172,11 @@ func (c *Cluster) readHello(r io.Reader) error {
 	if _, err := io.ReadFull(r, theirs); err != nil {
 		return fmt.Errorf("half a hello: %w", err)
 	}
-	if foreign(string(theirs), c.machine.ClusterID()) {
-		return fmt.Errorf("it belongs to cluster %q", theirs)
+	cluster, disk, _ := strings.Cut(string(theirs), "\x00")
+	if foreign(cluster, c.machine.ClusterID()) {
+		return fmt.Errorf("it belongs to cluster %q", cluster)
 	}
-	return nil
+	return c.isDisk(disk)
 }
 
 // foreign reports whether two nodes belong to different clusters. A node that

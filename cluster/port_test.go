@@ -144,7 +144,7 @@ func TestHostileFrames(t *testing.T) {
 		t.Errorf("%d MiB were allocated for it", total>>20)
 	}
 	for _, n := range nodes {
-		_, err := n.Call(within(t, 5*time.Second), "put", []byte("unharmed"))
+		_, err := n.Call(within(t, 30*time.Second), "put", []byte("unharmed"))
 		must(t, err)
 	}
 }
@@ -221,7 +221,7 @@ func TestForwardingLoop(t *testing.T) {
 	}
 	a, b := followers[0], followers[1]
 	direct := func(method string, hop uint32) error {
-		_, err := a.peers.call(within(t, 2*time.Second), b.ID(), b.Address(), method, []byte("x"), hop)
+		_, err := a.peers.call(within(t, 20*time.Second), b.ID(), b.Address(), method, []byte("x"), hop)
 		return err
 	}
 	began := time.Now()
@@ -267,7 +267,7 @@ func TestCredentialsReload(t *testing.T) {
 	current.Store(next)
 	conn, err := knock(t, n, stale, protoPeer, 0)
 	if err == nil {
-		err = closed(conn, 2*time.Second)
+		err = closed(conn, 30*time.Second)
 	}
 	if err == nil {
 		t.Error("a certificate of the CA that was replaced is still good")
@@ -286,7 +286,7 @@ func TestMetricNames(t *testing.T) {
 	cfg.Registerer = reg
 	n := l.start(cfg)
 	l.ready(n)
-	_, err := n.Call(within(t, 5*time.Second), "put", []byte("x"))
+	_, err := n.Call(within(t, 30*time.Second), "put", []byte("x"))
 	must(t, err)
 	problems, err := testutil.GatherAndLint(reg)
 	must(t, err)

@@ -12,10 +12,8 @@ import (
 	"github.com/muster-registry/muster/fault"
 )
 
-// probationLasts is the least time a node without a past stays out of
-// elections: whatever election it may have voted in before its disk was lost
-// has been decided by then.
-const probationLasts = 10 * time.Second
+// probationMark is the marker's name, beside the log.
+const probationMark = "probation"
 
 // probation keeps a node whose disk is empty out of elections, in both
 // directions, until it has what it may have known before.
@@ -38,13 +36,13 @@ var errProbation = errors.New("this node came with an empty disk and has not cau
 // beginProbation looks at the disk before Raft starts.
 func (c *Cluster) beginProbation(logs raft.LogStore) error {
 	p := &c.probation
-	p.since, p.mark = time.Now(), filepath.Join(c.cfg.DataDir, "raft", "probation")
+	p.since, p.mark = time.Now(), filepath.Join(c.cfg.DataDir, "raft", probationMark)
 	had, err := raft.HasExistingState(logs, c.store, c.snaps)
 	if err != nil {
 		return fault.Wrap(fault.Internal, err, "cannot tell whether the disk holds a Raft log")
 	}
 	if !had {
-		if err := os.WriteFile(p.mark, []byte(p.since.UTC().Format(time.RFC3339)+"\n"), 0o600); err != nil {
+		if err := note(p.mark, p.since.UTC().Format(time.RFC3339)); err != nil {
 			return fault.Wrap(fault.Internal, err, "cannot note that this node starts without state")
 		}
 	}
@@ -52,6 +50,23 @@ func (c *Cluster) beginProbation(logs raft.LogStore) error {
 		p.on.Store(true)
 	}
 	return nil
+}
+
+// note writes a line into a file that a power cut leaves in its place.
+func note(path, line string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(line + "\n")
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // endProbation lets the node take part in elections from now on.
@@ -67,7 +82,7 @@ func (c *Cluster) endProbation(why string) {
 
 // proven ends the probation of a node that has caught up.
 func (c *Cluster) proven() {
-	if c.probation.on.Load() && time.Since(c.probation.since) >= probationLasts {
+	if c.probation.on.Load() && time.Since(c.probation.since) >= c.cfg.Membership.Probation {
 		c.endProbation("it has caught up")
 	}
 }
@@ -81,10 +96,16 @@ func (t *transport) filter() {
 		select {
 		case <-t.c.done:
 			return
-		case rpc := <-t.NetworkTransport.Consumer():
+		case rpc := <-t.Wires.Consumer():
 			if t.c.probation.on.Load() && electoral(rpc.Command) {
 				rpc.Respond(nil, errProbation)
 				continue
+			}
+			if _, stand := rpc.Command.(*raft.TimeoutNowRequest); stand {
+				if err := t.c.abstains(); err != nil {
+					rpc.Respond(nil, err)
+					continue
+				}
 			}
 			select {
 			case t.rpcs <- rpc:

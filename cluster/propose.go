@@ -42,6 +42,14 @@ type proposal struct {
 	began, ended time.Time // of the batch's Apply, where that is traced
 }
 
+// answer tells the caller, once.
+func (p *proposal) answer(r command.Result) {
+	select {
+	case p.result <- r:
+	default:
+	}
+}
+
 // Propose puts a command into the log and returns its receipt once it has been
 // applied here. Only the leader can: elsewhere it is a definite no_leader. An
 // error of the machine passes through as it is. When the leadership or the
@@ -52,6 +60,9 @@ func (c *Cluster) Propose(ctx context.Context, cmd *command.Command) (receipt *c
 	defer func() { span.End(err) }()
 	if c.serving() == nil {
 		return nil, noLeader("this node does not lead the cluster")
+	}
+	if c.writes.stuck() > 0 {
+		return nil, errStuck()
 	}
 	bytes, err := proto.Marshal(cmd)
 	if err != nil {
@@ -107,9 +118,11 @@ func (c *Cluster) propose() {
 			continue
 		}
 		c.metrics.batch.Observe(float64(len(batch)))
-		future := c.raft.Apply(encode(batch), enqueueTimeout)
+		c.flying.Store(&batch)
+		future := c.raft.Apply(encode(c.machine.Level(), batch), enqueueTimeout)
 		go func() {
 			deliver(future, batch)
+			c.flying.CompareAndSwap(&batch, nil)
 			<-slots
 		}()
 	}
@@ -136,14 +149,14 @@ func (c *Cluster) collect(next *proposal) (batch []*proposal, held *proposal) {
 }
 
 // encode writes a command.Batch around commands that are encoded already.
-func encode(batch []*proposal) []byte {
+func encode(level uint32, batch []*proposal) []byte {
 	n := 8
 	for _, p := range batch {
 		n += protowire.SizeTag(2) + protowire.SizeBytes(len(p.bytes))
 	}
 	b := make([]byte, 0, n)
 	b = protowire.AppendTag(b, 1, protowire.VarintType)
-	b = protowire.AppendVarint(b, command.Format)
+	b = protowire.AppendVarint(b, uint64(level))
 	for _, p := range batch {
 		b = protowire.AppendTag(b, 2, protowire.BytesType)
 		b = protowire.AppendBytes(b, p.bytes)
@@ -170,9 +183,9 @@ func deliver(future raft.ApplyFuture, batch []*proposal) {
 	}
 	for i, p := range batch {
 		if err != nil {
-			p.result <- command.Result{Err: fate(err)}
+			p.answer(command.Result{Err: fate(err)})
 		} else {
-			p.result <- results[i]
+			p.answer(results[i])
 		}
 	}
 }

@@ -116,7 +116,8 @@ func (c *Cluster) round(ctx context.Context) (uint64, error) {
 
 // termAtMost asks one voter for its term.
 func (c *Cluster) termAtMost(ctx context.Context, s raft.Server, term uint64) bool {
-	reply, err := c.peers.call(ctx, string(s.ID), string(s.Address), methodTerm, nil, 0)
+	address, disk := placed(s.Address) // a disk that was replaced has not promised anything
+	reply, err := c.peers.call(ctx, string(s.ID), address, methodTerm, []byte(disk), 0)
 	if err != nil {
 		return false
 	}
@@ -126,7 +127,7 @@ func (c *Cluster) termAtMost(ctx context.Context, s raft.Server, term uint64) bo
 
 // askLeader gets a read point from the leader.
 func (c *Cluster) askLeader(ctx context.Context) (uint64, error) {
-	reply, err := c.Call(ctx, methodReadIndex, nil)
+	reply, err := c.Call(ctx, methodReadIndex, asking(c.cfg.MaxStaleness))
 	if err != nil {
 		e := *fault.From(err)
 		e.Outcome = fault.Definite // a read changes nothing, whatever became of it
@@ -220,6 +221,14 @@ func (c *Cluster) freshen(asOf time.Time) {
 		}
 	}
 }
+
+// apartAfter is how old the last proof of contact with the quorum may be for a
+// node to be connected.
+const apartAfter = 2 * time.Second
+
+// Connected reports whether contact with the quorum was proven in the last two
+// seconds. The others learn of it by gossip. Any goroutine may call it.
+func (c *Cluster) Connected() bool { return c.Staleness() < apartAfter }
 
 // Staleness bounds the age of the local state: every change acknowledged
 // longer ago than this is visible here. It never understates: it counts from

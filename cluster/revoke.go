@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/muster-registry/muster/fault"
@@ -82,24 +83,77 @@ func (c *Cluster) Recheck() {
 	}
 }
 
+// A node notes that it lives this often, and one that has not done so for
+// longer than stoodStill has stood still: its process, or its machine.
+const (
+	pulseEvery = 100 * time.Millisecond
+	stoodStill = 800 * time.Millisecond
+)
+
+// pulse tells a node that has stood still from one that is cut off. Both may
+// know no leader; but the first believes so of a time when it could not hear.
+type pulse struct {
+	last atomic.Pointer[time.Time] // when the node last noted that it lives
+	woke atomic.Pointer[time.Time] // when it last noticed that it had not for long
+}
+
+// beat notes that the node lives. It is called by one goroutine, and by whoever
+// wants to know before that has had its turn.
+func (p *pulse) beat(now time.Time) {
+	last := p.last.Swap(&now)
+	if last != nil && apart(now, *last) > stoodStill {
+		p.woke.Store(&now)
+	}
+}
+
+// apart is the time between two moments by the clock that says more: the
+// monotonic one stands still while a machine is suspended.
+func apart(now, then time.Time) time.Duration {
+	return max(now.Sub(then), now.Round(0).Sub(then.Round(0)))
+}
+
+func (c *Cluster) keepPulse() {
+	tick := time.NewTicker(pulseEvery)
+	defer tick.Stop()
+	for {
+		c.pulse.beat(time.Now())
+		select {
+		case <-tick.C:
+		case <-c.done:
+			return
+		}
+	}
+}
+
+// unproven reports whether this node has stood still since it last proved what
+// it knows.
+func (c *Cluster) unproven() bool {
+	if last := c.pulse.last.Load(); last != nil && apart(time.Now(), *last) > stoodStill {
+		c.pulse.beat(time.Now())
+	}
+	woke, fresh := c.pulse.woke.Load(), c.fresh.Load()
+	return woke != nil && (fresh == nil || fresh.Before(*woke))
+}
+
 // Current refuses while this node hears a leader and has not proven for longer
-// than a second that it knows all that was acknowledged: it was cut off, or
-// stood still, and may not have heard of a revocation yet. It asks for the proof
-// itself, so it refuses only where there is none. A node that hears no leader is
-// cut off for longer: how old it may grow is for the caller to judge by
-// Staleness. Errors: not_ready.
+// than a second that it knows all that was acknowledged, and, whoever leads,
+// since it stood still: it may not have heard of a revocation yet. It asks for
+// the proof itself, so it refuses only where there is none. A node that has
+// lived all the time and hears no leader is cut off: how old it may grow is for
+// the caller to judge by Staleness. Errors: not_ready.
 func (c *Cluster) Current(ctx context.Context) error {
-	if c.Staleness() <= lapse {
+	asleep := c.unproven()
+	if !asleep && c.Staleness() <= lapse {
 		return nil
 	}
-	if _, known := c.Leader(); !known {
+	if _, known := c.Leader(); !known && !asleep {
 		return nil
 	}
 	err := c.ReadIndex(ctx)
 	if err == nil {
 		return nil
 	}
-	if _, known := c.Leader(); !known {
+	if _, known := c.Leader(); !known && !asleep {
 		return nil
 	}
 	return fault.Wrap(fault.NotReady, err, "the node was cut off or stood still, and its leader has not confirmed yet that it has caught up")

@@ -16,11 +16,16 @@ import (
 // leader who can be asked is enough.
 func TestCurrentProvesWhatANodeKnows(t *testing.T) {
 	l := newLab(t)
+	l.wired = true
+	l.tune = func(cfg *Config) { cfg.MaxStaleness = 4 * time.Second }
 	nodes := l.form(3)
 	lead := l.leader(nodes...)
-	follower := nodes[0]
-	if follower == lead {
-		follower = nodes[1]
+	follower, other := nodes[0], nodes[1]
+	switch lead {
+	case nodes[0]:
+		follower, other = nodes[1], nodes[2]
+	case nodes[1]:
+		other = nodes[2]
 	}
 	if err := follower.Current(t.Context()); err != nil {
 		t.Fatalf("while nothing is wrong: %v", err)
@@ -49,10 +54,39 @@ func TestCurrentProvesWhatANodeKnows(t *testing.T) {
 		}
 		return nil
 	})
-	if err := follower.Current(t.Context()); err != nil {
+	if err := follower.Current(t.Context()); err != nil && !follower.unproven() { // a busy machine may have stood still
 		t.Errorf("cut off: %v", err)
 	}
+	// What the leader says of it is never less than what it gives itself.
+	l.eventually("its time is over", func() error {
+		lead := l.leader(nodes...)
+		left, stale := other.Grace(t.Context()), follower.Staleness()
+		d, told := left[follower.ID()]
+		if _, is := left[lead.ID()]; is || !told || d < 0 || d > 6*time.Second {
+			return fmt.Errorf("%v of the leader %s", left, lead.ID()) // there may have been no leader
+		}
+		if d == 0 && stale < 4*time.Second {
+			t.Errorf("its time is over, and it knows of no less than %s ago", stale)
+		}
+		if d > 0 {
+			return fmt.Errorf("%s left", d)
+		}
+		return nil
+	})
+	// One that stood still knows no leader either, of a time when it could not
+	// hear: it proves itself first.
+	long := time.Now().Add(-5 * time.Second)
+	follower.pulse.last.Store(&long)
+	if err := follower.Current(t.Context()); !fault.Is(err, fault.NotReady) {
+		t.Errorf("cut off, and it stood still: %v", err)
+	}
 	l.join()
+	l.eventually("it has proved itself", func() error { return follower.Current(t.Context()) })
+	lead = l.leader(nodes...)
+	lead.pulse.last.Store(&long)
+	if err := lead.Current(t.Context()); err != nil || lead.unproven() {
+		t.Errorf("a leader that can prove itself: %v, %t", err, lead.unproven())
+	}
 }
 
 // A node whose certificate is revoked is not let in, not dialled, and what was

@@ -131,7 +131,7 @@ func (s *service) answer(ctx context.Context, from, cluster string, call *wire.C
 	}()
 	patience := callPatience
 	if call.Timeout > 0 {
-		patience = min(time.Duration(call.Timeout)*time.Microsecond, time.Hour)
+		patience = time.Duration(min(call.Timeout, uint64(time.Hour/time.Microsecond))) * time.Microsecond
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -170,6 +170,10 @@ func (c *Cluster) admit(ctx context.Context, from, cluster string, call *wire.Ca
 		// Its certificate outlives its membership, and a call may speak for any
 		// principal: the leader's configuration decides.
 		return nil, fault.New(fault.Conflict, "node %s is not a member of the cluster: it was removed", from)
+	case !h.own && !h.leaderOnly && c.member(from) == "":
+		// A node that has been away may not have heard of the caller; it has of
+		// those whom it can answer.
+		return nil, fault.New(fault.Conflict, "this node knows no member %s of the cluster: it was removed, or has come since this node heard of its leader last", from)
 	}
 	if call.Hop > 0 {
 		ctx = context.WithValue(ctx, forwarded{}, true)

@@ -30,13 +30,15 @@ type node struct {
 
 // lab holds the nodes of one test and the wires between them.
 type lab struct {
-	t     testing.TB
-	ca    *ca
-	nodes map[string]*node
-	seeds []string
-	log   *slog.Logger
-	tune  func(*Config)
-	disks map[string]*kv // machines that keep their state over a restart, by data directory
+	t        testing.TB
+	ca       *ca
+	nodes    map[string]*node
+	seeds    []string
+	log      *slog.Logger
+	tune     func(*Config)
+	wired    bool           // wires can be cut although tune is set
+	nameless bool           // its disks have no identity, as those of older versions
+	disks    map[string]*kv // machines that keep their state over a restart, by data directory
 
 	mu   sync.Mutex // guards what follows
 	cuts map[string]bool
@@ -65,6 +67,7 @@ func (l *lab) config(id string, expect int) Config {
 		Meta:        map[string]string{"control": "https://" + id},
 		StatusExtra: func() []byte { return []byte(`{"of":"` + id + `"}`) },
 		Dial:        func(ctx context.Context, network, address string) (net.Conn, error) { return l.dial(ctx, id, address) },
+		Membership:  Membership{Stabilization: time.Second},
 	}
 	l.mu.Lock()
 	l.at[cfg.PeerAddr] = id
@@ -84,6 +87,9 @@ func (l *lab) start(cfg Config) *node {
 	var err error
 	n.Cluster, err = Open(cfg, n.kv)
 	must(l.t, err)
+	if l.nameless {
+		n.disk = ""
+	}
 	n.Handle("put", true, func(ctx context.Context, _ string, payload []byte) ([]byte, error) {
 		r, err := n.Propose(ctx, put(string(payload), "of "+string(payload)))
 		if err != nil {
@@ -100,7 +106,7 @@ func (l *lab) start(cfg Config) *node {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if !n.stopping.Load() {
-			if err := n.stop(ctx); err != nil {
+			if err := n.Halt(ctx); err != nil {
 				l.t.Errorf("%s did not stop: %v", cfg.NodeID, err)
 			}
 		}
@@ -137,7 +143,7 @@ func (l *lab) crash(n *node) {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	must(l.t, n.stop(ctx))
+	must(l.t, n.Halt(ctx))
 }
 
 // leader waits until one of the nodes leads.
@@ -177,6 +183,15 @@ func (l *lab) isolate(n *node) {
 	}
 }
 
+// deaf lets a node send, and lose all answers; join heals it.
+func (l *lab) deaf(n *node) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id := range l.nodes {
+		l.cuts[n.ID()+"<"+id] = true
+	}
+}
+
 func (l *lab) join() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -185,11 +200,11 @@ func (l *lab) join() {
 	l.heal = make(chan struct{})
 }
 
-// pass waits while the wire is cut.
-func (l *lab) pass(ctx context.Context, wire string) error {
+// pass waits while one of the wires is cut.
+func (l *lab) pass(ctx context.Context, wires ...string) error {
 	for {
 		l.mu.Lock()
-		cut, heal := l.cuts[wire], l.heal
+		cut, heal := slices.ContainsFunc(wires, func(wire string) bool { return l.cuts[wire] }), l.heal
 		l.mu.Unlock()
 		if !cut {
 			return nil
@@ -206,7 +221,7 @@ func (l *lab) pass(ctx context.Context, wire string) error {
 // a network that drops packets does to TCP.
 func (l *lab) dial(ctx context.Context, from, address string) (net.Conn, error) {
 	l.mu.Lock()
-	wire := from + ">" + l.at[address]
+	wire, answers := from+">"+l.at[address], from+"<"+l.at[address]
 	l.mu.Unlock()
 	if err := l.pass(ctx, wire); err != nil {
 		return nil, err
@@ -215,19 +230,19 @@ func (l *lab) dial(ctx context.Context, from, address string) (net.Conn, error) 
 	if err != nil {
 		return nil, err
 	}
-	if l.tune != nil { // benchmarks: no wire
+	if l.tune != nil && !l.wired { // benchmarks: no wire
 		return real, nil
 	}
 	near, far := net.Pipe()
 	life, end := context.WithCancel(l.t.Context())
-	pump := func(to, from net.Conn) {
+	pump := func(to, from net.Conn, wires ...string) {
 		defer end()
 		defer to.Close()
 		defer from.Close()
 		buf := make([]byte, 64<<10)
 		for {
 			n, err := from.Read(buf)
-			if err != nil || l.pass(life, wire) != nil {
+			if err != nil || l.pass(life, wires...) != nil {
 				return
 			}
 			if _, err := to.Write(buf[:n]); err != nil {
@@ -235,8 +250,8 @@ func (l *lab) dial(ctx context.Context, from, address string) (net.Conn, error) 
 			}
 		}
 	}
-	go pump(real, far)
-	go pump(far, real)
+	go pump(real, far, wire)
+	go pump(far, real, wire, answers)
 	return near, nil
 }
 
@@ -283,4 +298,34 @@ func wantFault(t testing.TB, err error, code fault.Code, outcome fault.Outcome, 
 	if took := time.Since(began); took > limit {
 		t.Fatalf("the refusal took %s, at most %s are allowed: %v", took, limit, err)
 	}
+}
+
+func others(nodes []*node, not *node) []*node {
+	return slices.DeleteFunc(slices.Clone(nodes), func(n *node) bool { return n == not })
+}
+
+// seated waits until all members' disks are noted.
+func (l *lab) seated(n *node) {
+	l.t.Helper()
+	l.eventually("all disks are noted", func() error {
+		for _, s := range n.configuration() {
+			if _, disk := placed(s.Address); disk == "" {
+				return fmt.Errorf("%s at %s", s.ID, s.Address)
+			}
+		}
+		if n.machine.Level() != command.Format {
+			return fmt.Errorf("level %d", n.machine.Level())
+		}
+		return nil
+	})
+}
+
+func (l *lab) voters(n *node, want int) {
+	l.t.Helper()
+	l.eventually(fmt.Sprintf("%d voters", want), func() error {
+		if got := n.voters(); got != want {
+			return fmt.Errorf("%d: %s", got, roles(n))
+		}
+		return nil
+	})
 }

@@ -21,13 +21,13 @@ const (
 	raftPool         = 3
 )
 
-// transport is raft's own network transport with four changes: it dials node
+// transport is raft's own network transport, or the one of a [Network], with four changes: it dials node
 // identities instead of addresses, it tries a vote again on a fresh connection
 // when a pooled one turns out dead, it keeps raft from backing off for up to ten
 // seconds from a follower that has come back, and it keeps a node on probation
-// out of elections.
+// out of elections, and one whose disk is in trouble from standing.
 type transport struct {
-	*raft.NetworkTransport
+	Wires
 	c    *Cluster
 	rpcs chan raft.RPC // what Consumer gives
 
@@ -35,13 +35,8 @@ type transport struct {
 	beat map[raft.ServerID]chan struct{}
 }
 
-func (c *Cluster) newTransport(p *port) *transport {
-	t := &transport{c: c, rpcs: make(chan raft.RPC), beat: map[raft.ServerID]chan struct{}{}}
-	t.NetworkTransport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Logger: raftLogger(c.log), Stream: &layer{queue: p.raft, c: c},
-		MaxPool: raftPool, Timeout: raftTimeout, MsgpackUseNewTimeFormat: true,
-	})
-	return t
+func (c *Cluster) newTransport() *transport {
+	return &transport{c: c, Wires: c.wires(), rpcs: make(chan raft.RPC), beat: map[raft.ServerID]chan struct{}{}}
 }
 
 // named writes the identity into the address, for the layer to check.
@@ -53,29 +48,33 @@ func named(id raft.ServerID, address raft.ServerAddress) raft.ServerAddress {
 func (t *transport) LocalAddr() raft.ServerAddress { return raft.ServerAddress(t.c.Address()) }
 
 func (t *transport) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
-	return t.NetworkTransport.AppendEntriesPipeline(id, named(id, to))
+	under, err := t.Wires.AppendEntriesPipeline(id, named(id, to))
+	if err != nil {
+		return nil, err
+	}
+	return newPipeline(under), nil
 }
 
 func (t *transport) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	return t.NetworkTransport.InstallSnapshot(id, named(id, to), args, resp, data)
+	return t.Wires.InstallSnapshot(id, named(id, to), args, resp, data)
 }
 
 func (t *transport) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
-	return fresh(func() error { return t.NetworkTransport.TimeoutNow(id, named(id, to), args, resp) })
+	return fresh(func() error { return t.Wires.TimeoutNow(id, named(id, to), args, resp) })
 }
 
 func (t *transport) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	if t.c.probation.on.Load() {
-		return errProbation
+	if err := t.c.abstains(); err != nil {
+		return err
 	}
-	return fresh(func() error { return t.NetworkTransport.RequestVote(id, named(id, to), args, resp) })
+	return fresh(func() error { return t.Wires.RequestVote(id, named(id, to), args, resp) })
 }
 
 func (t *transport) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	if t.c.probation.on.Load() {
-		return errProbation
+	if err := t.c.abstains(); err != nil {
+		return err
 	}
-	return fresh(func() error { return t.NetworkTransport.RequestPreVote(id, named(id, to), args, resp) })
+	return fresh(func() error { return t.Wires.RequestPreVote(id, named(id, to), args, resp) })
 }
 
 // fresh repeats a call that failed at once, as it does on each pooled
@@ -93,7 +92,7 @@ func fresh(call func() error) error {
 }
 
 func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	err := t.NetworkTransport.AppendEntries(id, named(id, to), args, resp)
+	err := t.Wires.AppendEntries(id, named(id, to), args, resp)
 	heartbeat := args.PrevLogEntry == 0 && args.PrevLogTerm == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0
 	if heartbeat {
 		if err == nil {
@@ -110,7 +109,7 @@ func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, args 
 	if !t.awaitBeat(id, args.Term) {
 		return err
 	}
-	return t.NetworkTransport.AppendEntries(id, named(id, to), args, resp)
+	return t.Wires.AppendEntries(id, named(id, to), args, resp)
 }
 
 // beaten wakes what waits for a heartbeat of this peer.
@@ -159,12 +158,13 @@ func (l *layer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Con
 	ctx, cancel := context.WithTimeout(l.c.life, timeout)
 	defer cancel()
 	id, at, _ := strings.Cut(string(address), "@")
+	at, disk := placed(raft.ServerAddress(at))
 	conn, err := l.c.dial(ctx, id, at, protoRaft)
 	if err != nil {
 		return nil, err
 	}
 	_ = conn.SetDeadline(time.Now().Add(dialTimeout))
-	if err := l.c.writeHello(conn); err != nil {
+	if err := l.c.writeHello(conn, disk); err != nil {
 		_ = conn.Close()
 		return nil, err
 	}

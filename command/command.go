@@ -3,11 +3,12 @@
 // the domain and refuses none: it only says how things are written down.
 package command
 
-//go:generate protoc --go_out=. --go_opt=paths=source_relative command.proto
+//go:generate make -C .. generate
 
-// Format is the version of the replicated format this build writes and the
-// newest it can read. A batch of a newer format must not be applied.
-const Format = 1
+// Base is the format that every version reads. A cluster's feature level is the
+// newest format that is in its log; it goes up when all of its members know a
+// newer one, and never down. Batches are written in the format of the level.
+const Base = 2
 
 // Result is what applying one command gave: a receipt, or a deterministic
 // refusal. Exactly one of the two is set.

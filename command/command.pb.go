@@ -89,6 +89,7 @@ const (
 	Leases_EXPIRED            Leases_Change = 1 // passing or warning -> critical
 	Leases_BACK               Leases_Change = 2 // critical or warning -> passing, by a heartbeat
 	Leases_DEREGISTER         Leases_Change = 3 // removed after deregister_after
+	Leases_CHECK              Leases_Change = 4 // a check has another status
 )
 
 // Enum value maps for Leases_Change.
@@ -98,12 +99,14 @@ var (
 		1: "EXPIRED",
 		2: "BACK",
 		3: "DEREGISTER",
+		4: "CHECK",
 	}
 	Leases_Change_value = map[string]int32{
 		"CHANGE_UNSPECIFIED": 0,
 		"EXPIRED":            1,
 		"BACK":               2,
 		"DEREGISTER":         3,
+		"CHECK":              4,
 	}
 )
 
@@ -208,6 +211,10 @@ type Command struct {
 	Filtered bool `protobuf:"varint,9,opt,name=filtered,proto3" json:"filtered,omitempty"`
 	// Of the W3C trace that the request belongs to, in hexadecimal; empty: none.
 	TraceId string `protobuf:"bytes,10,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// Digest of the settings that this change was admitted under: see
+	// setting.Table.Conditions. Apply refuses it when they have changed; empty: it
+	// depends on none.
+	Conditions []byte `protobuf:"bytes,11,opt,name=conditions,proto3" json:"conditions,omitempty"`
 	// Types that are valid to be assigned to Op:
 	//
 	//	*Command_Put
@@ -222,6 +229,7 @@ type Command struct {
 	//	*Command_RestoreCommit
 	//	*Command_RestoreAbort
 	//	*Command_PolicyShadow
+	//	*Command_AuditHead
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -325,6 +333,13 @@ func (x *Command) GetTraceId() string {
 		return x.TraceId
 	}
 	return ""
+}
+
+func (x *Command) GetConditions() []byte {
+	if x != nil {
+		return x.Conditions
+	}
+	return nil
 }
 
 func (x *Command) GetOp() isCommand_Op {
@@ -442,6 +457,15 @@ func (x *Command) GetPolicyShadow() *PolicyShadow {
 	return nil
 }
 
+func (x *Command) GetAuditHead() *AuditHead {
+	if x != nil {
+		if x, ok := x.Op.(*Command_AuditHead); ok {
+			return x.AuditHead
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -494,6 +518,10 @@ type Command_PolicyShadow struct {
 	PolicyShadow *PolicyShadow `protobuf:"bytes,31,opt,name=policy_shadow,json=policyShadow,proto3,oneof"`
 }
 
+type Command_AuditHead struct {
+	AuditHead *AuditHead `protobuf:"bytes,32,opt,name=audit_head,json=auditHead,proto3,oneof"`
+}
+
 func (*Command_Put) isCommand_Op() {}
 
 func (*Command_Delete) isCommand_Op() {}
@@ -517,6 +545,8 @@ func (*Command_RestoreCommit) isCommand_Op() {}
 func (*Command_RestoreAbort) isCommand_Op() {}
 
 func (*Command_PolicyShadow) isCommand_Op() {}
+
+func (*Command_AuditHead) isCommand_Op() {}
 
 // Put stores one record. The key is (kind, namespace, service, name); service
 // is empty for kind SERVICE and TOKEN, and the kind of setting for SETTING.
@@ -1094,6 +1124,70 @@ func (x *ClusterInit) GetClusterId() string {
 	return ""
 }
 
+// AuditHead keeps where the audit trail of a node has come to. It never goes
+// back. It is no change of the state: it takes no revision, and snapshots do
+// not have it. Line 0 forgets the node's head, which does take one.
+type AuditHead struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Seq   uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	// SHA-256 of the line, in hexadecimal.
+	Hash          string `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditHead) Reset() {
+	*x = AuditHead{}
+	mi := &file_command_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditHead) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditHead) ProtoMessage() {}
+
+func (x *AuditHead) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditHead.ProtoReflect.Descriptor instead.
+func (*AuditHead) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AuditHead) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *AuditHead) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *AuditHead) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
 // RestoreBegin opens the staging of a snapshot; one at a time.
 type RestoreBegin struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1110,7 +1204,7 @@ type RestoreBegin struct {
 
 func (x *RestoreBegin) Reset() {
 	*x = RestoreBegin{}
-	mi := &file_command_proto_msgTypes[10]
+	mi := &file_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1216,7 @@ func (x *RestoreBegin) String() string {
 func (*RestoreBegin) ProtoMessage() {}
 
 func (x *RestoreBegin) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[10]
+	mi := &file_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1229,7 @@ func (x *RestoreBegin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBegin.ProtoReflect.Descriptor instead.
 func (*RestoreBegin) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{10}
+	return file_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RestoreBegin) GetId() string {
@@ -1191,7 +1285,7 @@ type RestoreChunk struct {
 
 func (x *RestoreChunk) Reset() {
 	*x = RestoreChunk{}
-	mi := &file_command_proto_msgTypes[11]
+	mi := &file_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1297,7 @@ func (x *RestoreChunk) String() string {
 func (*RestoreChunk) ProtoMessage() {}
 
 func (x *RestoreChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[11]
+	mi := &file_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1310,7 @@ func (x *RestoreChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreChunk.ProtoReflect.Descriptor instead.
 func (*RestoreChunk) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{11}
+	return file_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RestoreChunk) GetId() string {
@@ -1250,7 +1344,7 @@ type RestoreCommit struct {
 
 func (x *RestoreCommit) Reset() {
 	*x = RestoreCommit{}
-	mi := &file_command_proto_msgTypes[12]
+	mi := &file_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1356,7 @@ func (x *RestoreCommit) String() string {
 func (*RestoreCommit) ProtoMessage() {}
 
 func (x *RestoreCommit) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[12]
+	mi := &file_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1369,7 @@ func (x *RestoreCommit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCommit.ProtoReflect.Descriptor instead.
 func (*RestoreCommit) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{12}
+	return file_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RestoreCommit) GetId() string {
@@ -1294,7 +1388,7 @@ type RestoreAbort struct {
 
 func (x *RestoreAbort) Reset() {
 	*x = RestoreAbort{}
-	mi := &file_command_proto_msgTypes[13]
+	mi := &file_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1306,7 +1400,7 @@ func (x *RestoreAbort) String() string {
 func (*RestoreAbort) ProtoMessage() {}
 
 func (x *RestoreAbort) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[13]
+	mi := &file_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1319,7 +1413,7 @@ func (x *RestoreAbort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreAbort.ProtoReflect.Descriptor instead.
 func (*RestoreAbort) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{13}
+	return file_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RestoreAbort) GetId() string {
@@ -1347,14 +1441,16 @@ type Intent struct {
 	Command *Command `protobuf:"bytes,9,opt,name=command,proto3" json:"command,omitempty"`
 	// For changes that make a decision about a payload: the canonical JSON of it,
 	// as input.resource.payload. Empty: the spec of the put.
-	Payload       []byte `protobuf:"bytes,10,opt,name=payload,proto3" json:"payload,omitempty"`
+	Payload []byte `protobuf:"bytes,10,opt,name=payload,proto3" json:"payload,omitempty"`
+	// Decide, and tell what would come of it; change nothing.
+	DryRun        bool `protobuf:"varint,11,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Intent) Reset() {
 	*x = Intent{}
-	mi := &file_command_proto_msgTypes[14]
+	mi := &file_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +1462,7 @@ func (x *Intent) String() string {
 func (*Intent) ProtoMessage() {}
 
 func (x *Intent) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[14]
+	mi := &file_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +1475,7 @@ func (x *Intent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Intent.ProtoReflect.Descriptor instead.
 func (*Intent) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{14}
+	return file_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Intent) GetPrincipal() *Principal {
@@ -1452,6 +1548,13 @@ func (x *Intent) GetPayload() []byte {
 	return nil
 }
 
+func (x *Intent) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 // Principal is who calls, as the node that authenticated them says.
 type Principal struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1469,7 +1572,7 @@ type Principal struct {
 
 func (x *Principal) Reset() {
 	*x = Principal{}
-	mi := &file_command_proto_msgTypes[15]
+	mi := &file_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1584,7 @@ func (x *Principal) String() string {
 func (*Principal) ProtoMessage() {}
 
 func (x *Principal) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[15]
+	mi := &file_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1597,7 @@ func (x *Principal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Principal.ProtoReflect.Descriptor instead.
 func (*Principal) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{15}
+	return file_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Principal) GetId() string {
@@ -1550,7 +1653,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_command_proto_msgTypes[16]
+	mi := &file_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1665,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[16]
+	mi := &file_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1678,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{16}
+	return file_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Grant) GetRoles() []string {
@@ -1609,7 +1712,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_command_proto_msgTypes[17]
+	mi := &file_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +1724,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[17]
+	mi := &file_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +1737,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{17}
+	return file_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Request) GetMethod() string {
@@ -1705,7 +1808,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_command_proto_msgTypes[18]
+	mi := &file_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +1820,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[18]
+	mi := &file_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +1833,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{18}
+	return file_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Receipt) GetRevision() uint64 {
@@ -1782,7 +1885,8 @@ func (x *Receipt) GetFiltered() bool {
 	return false
 }
 
-// Beats carries heartbeats of many instances from a node to the leader.
+// Beats carries heartbeats of many instances from a node to the leader, and
+// reports about their checks of type ttl.
 type Beats struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Keys          []*Beats_Key           `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
@@ -1792,7 +1896,7 @@ type Beats struct {
 
 func (x *Beats) Reset() {
 	*x = Beats{}
-	mi := &file_command_proto_msgTypes[19]
+	mi := &file_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1804,7 +1908,7 @@ func (x *Beats) String() string {
 func (*Beats) ProtoMessage() {}
 
 func (x *Beats) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[19]
+	mi := &file_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1817,7 +1921,7 @@ func (x *Beats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beats.ProtoReflect.Descriptor instead.
 func (*Beats) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{19}
+	return file_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Beats) GetKeys() []*Beats_Key {
@@ -1827,17 +1931,19 @@ func (x *Beats) GetKeys() []*Beats_Key {
 	return nil
 }
 
-// BeatsReply names the positions of keys that are not registered.
+// BeatsReply names the positions of keys that are not registered, and of
+// reports about what is no check of type ttl of its instance.
 type BeatsReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Unknown       []uint32               `protobuf:"varint,1,rep,packed,name=unknown,proto3" json:"unknown,omitempty"`
+	NoCheck       []uint32               `protobuf:"varint,2,rep,packed,name=no_check,json=noCheck,proto3" json:"no_check,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BeatsReply) Reset() {
 	*x = BeatsReply{}
-	mi := &file_command_proto_msgTypes[20]
+	mi := &file_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1849,7 +1955,7 @@ func (x *BeatsReply) String() string {
 func (*BeatsReply) ProtoMessage() {}
 
 func (x *BeatsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[20]
+	mi := &file_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1862,12 +1968,311 @@ func (x *BeatsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeatsReply.ProtoReflect.Descriptor instead.
 func (*BeatsReply) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{20}
+	return file_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BeatsReply) GetUnknown() []uint32 {
 	if x != nil {
 		return x.Unknown
+	}
+	return nil
+}
+
+func (x *BeatsReply) GetNoCheck() []uint32 {
+	if x != nil {
+		return x.NoCheck
+	}
+	return nil
+}
+
+// HealthCheck names one active check.
+type HealthCheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Id            string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	Check         string                 `protobuf:"bytes,4,opt,name=check,proto3" json:"check,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthCheck) Reset() {
+	*x = HealthCheck{}
+	mi := &file_command_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthCheck) ProtoMessage() {}
+
+func (x *HealthCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
+func (*HealthCheck) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *HealthCheck) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *HealthCheck) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *HealthCheck) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *HealthCheck) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+// HealthChange is a status that a check should have, decided on the state with
+// the revision observed.
+type HealthChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Check         *HealthCheck           `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	Status        string                 `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	Output        string                 `protobuf:"bytes,3,opt,name=output,proto3" json:"output,omitempty"`
+	Observed      uint64                 `protobuf:"varint,4,opt,name=observed,proto3" json:"observed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthChange) Reset() {
+	*x = HealthChange{}
+	mi := &file_command_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthChange) ProtoMessage() {}
+
+func (x *HealthChange) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthChange.ProtoReflect.Descriptor instead.
+func (*HealthChange) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *HealthChange) GetCheck() *HealthCheck {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+func (x *HealthChange) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *HealthChange) GetOutput() string {
+	if x != nil {
+		return x.Output
+	}
+	return ""
+}
+
+func (x *HealthChange) GetObserved() uint64 {
+	if x != nil {
+		return x.Observed
+	}
+	return 0
+}
+
+// HealthReport carries changes of checks from the node that runs them to the
+// leader.
+type HealthReport struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Changes []*HealthChange        `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	// How many checks the node runs, and how many of them failed last.
+	Running       uint32 `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"`
+	Failing       uint32 `protobuf:"varint,3,opt,name=failing,proto3" json:"failing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthReport) Reset() {
+	*x = HealthReport{}
+	mi := &file_command_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthReport) ProtoMessage() {}
+
+func (x *HealthReport) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthReport.ProtoReflect.Descriptor instead.
+func (*HealthReport) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *HealthReport) GetChanges() []*HealthChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *HealthReport) GetRunning() uint32 {
+	if x != nil {
+		return x.Running
+	}
+	return 0
+}
+
+func (x *HealthReport) GetFailing() uint32 {
+	if x != nil {
+		return x.Failing
+	}
+	return 0
+}
+
+// HealthProbe asks a node to run checks now; HealthProbeReply has their
+// statuses, empty where there is none.
+type HealthProbe struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checks        []*HealthCheck         `protobuf:"bytes,1,rep,name=checks,proto3" json:"checks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthProbe) Reset() {
+	*x = HealthProbe{}
+	mi := &file_command_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthProbe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthProbe) ProtoMessage() {}
+
+func (x *HealthProbe) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthProbe.ProtoReflect.Descriptor instead.
+func (*HealthProbe) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *HealthProbe) GetChecks() []*HealthCheck {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+type HealthProbeReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        []string               `protobuf:"bytes,1,rep,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthProbeReply) Reset() {
+	*x = HealthProbeReply{}
+	mi := &file_command_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthProbeReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthProbeReply) ProtoMessage() {}
+
+func (x *HealthProbeReply) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthProbeReply.ProtoReflect.Descriptor instead.
+func (*HealthProbeReply) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *HealthProbeReply) GetStatus() []string {
+	if x != nil {
+		return x.Status
 	}
 	return nil
 }
@@ -1878,15 +2283,20 @@ type Leases_Item struct {
 	Service   string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
 	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	Change    Leases_Change          `protobuf:"varint,4,opt,name=change,proto3,enum=muster.command.v1.Leases_Change" json:"change,omitempty"`
-	// The change is dropped unless the record still has this revision.
-	Observed      uint64 `protobuf:"varint,5,opt,name=observed,proto3" json:"observed,omitempty"`
+	// The change is dropped unless the record still has this revision; for
+	// CHECK, unless the check's state has, where this is not 0.
+	Observed uint64 `protobuf:"varint,5,opt,name=observed,proto3" json:"observed,omitempty"`
+	// CHECK only: the check's id, and what its state becomes.
+	Check         string `protobuf:"bytes,6,opt,name=check,proto3" json:"check,omitempty"`
+	Status        string `protobuf:"bytes,7,opt,name=status,proto3" json:"status,omitempty"`
+	Output        string `protobuf:"bytes,8,opt,name=output,proto3" json:"output,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Leases_Item) Reset() {
 	*x = Leases_Item{}
-	mi := &file_command_proto_msgTypes[21]
+	mi := &file_command_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1898,7 +2308,7 @@ func (x *Leases_Item) String() string {
 func (*Leases_Item) ProtoMessage() {}
 
 func (x *Leases_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[21]
+	mi := &file_command_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,18 +2359,43 @@ func (x *Leases_Item) GetObserved() uint64 {
 	return 0
 }
 
+func (x *Leases_Item) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *Leases_Item) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *Leases_Item) GetOutput() string {
+	if x != nil {
+		return x.Output
+	}
+	return ""
+}
+
 type Beats_Key struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
-	Id            string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service   string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Id        string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	// A report: about which check, and what.
+	Check         string `protobuf:"bytes,4,opt,name=check,proto3" json:"check,omitempty"`
+	Status        string `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
+	Output        string `protobuf:"bytes,6,opt,name=output,proto3" json:"output,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Beats_Key) Reset() {
 	*x = Beats_Key{}
-	mi := &file_command_proto_msgTypes[22]
+	mi := &file_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1972,7 +2407,7 @@ func (x *Beats_Key) String() string {
 func (*Beats_Key) ProtoMessage() {}
 
 func (x *Beats_Key) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[22]
+	mi := &file_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1985,7 +2420,7 @@ func (x *Beats_Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beats_Key.ProtoReflect.Descriptor instead.
 func (*Beats_Key) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{19, 0}
+	return file_command_proto_rawDescGZIP(), []int{20, 0}
 }
 
 func (x *Beats_Key) GetNamespace() string {
@@ -2009,6 +2444,27 @@ func (x *Beats_Key) GetId() string {
 	return ""
 }
 
+func (x *Beats_Key) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *Beats_Key) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *Beats_Key) GetOutput() string {
+	if x != nil {
+		return x.Output
+	}
+	return ""
+}
+
 var File_command_proto protoreflect.FileDescriptor
 
 const file_command_proto_rawDesc = "" +
@@ -2016,7 +2472,7 @@ const file_command_proto_rawDesc = "" +
 	"\rcommand.proto\x12\x11muster.command.v1\"W\n" +
 	"\x05Batch\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x126\n" +
-	"\bcommands\x18\x02 \x03(\v2\x1a.muster.command.v1.CommandR\bcommands\"\xdd\b\n" +
+	"\bcommands\x18\x02 \x03(\v2\x1a.muster.command.v1.CommandR\bcommands\"\xbc\t\n" +
 	"\aCommand\x12'\n" +
 	"\x0fidempotency_key\x18\x01 \x01(\tR\x0eidempotencyKey\x12%\n" +
 	"\x0erequest_digest\x18\x02 \x01(\fR\rrequestDigest\x12\x1c\n" +
@@ -2030,7 +2486,10 @@ const file_command_proto_rawDesc = "" +
 	"request_id\x18\b \x01(\tR\trequestId\x12\x1a\n" +
 	"\bfiltered\x18\t \x01(\bR\bfiltered\x12\x19\n" +
 	"\btrace_id\x18\n" +
-	" \x01(\tR\atraceId\x12*\n" +
+	" \x01(\tR\atraceId\x12\x1e\n" +
+	"\n" +
+	"conditions\x18\v \x01(\fR\n" +
+	"conditions\x12*\n" +
 	"\x03put\x18\x14 \x01(\v2\x16.muster.command.v1.PutH\x00R\x03put\x123\n" +
 	"\x06delete\x18\x15 \x01(\v2\x19.muster.command.v1.DeleteH\x00R\x06delete\x12;\n" +
 	"\x06status\x18\x16 \x01(\v2!.muster.command.v1.InstanceStatusH\x00R\x06status\x123\n" +
@@ -2042,7 +2501,9 @@ const file_command_proto_rawDesc = "" +
 	"\rrestore_chunk\x18\x1c \x01(\v2\x1f.muster.command.v1.RestoreChunkH\x00R\frestoreChunk\x12I\n" +
 	"\x0erestore_commit\x18\x1d \x01(\v2 .muster.command.v1.RestoreCommitH\x00R\rrestoreCommit\x12F\n" +
 	"\rrestore_abort\x18\x1e \x01(\v2\x1f.muster.command.v1.RestoreAbortH\x00R\frestoreAbort\x12F\n" +
-	"\rpolicy_shadow\x18\x1f \x01(\v2\x1f.muster.command.v1.PolicyShadowH\x00R\fpolicyShadowB\x04\n" +
+	"\rpolicy_shadow\x18\x1f \x01(\v2\x1f.muster.command.v1.PolicyShadowH\x00R\fpolicyShadow\x12=\n" +
+	"\n" +
+	"audit_head\x18  \x01(\v2\x1c.muster.command.v1.AuditHeadH\x00R\tauditHeadB\x04\n" +
 	"\x02op\"\xf1\x01\n" +
 	"\x03Put\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.muster.command.v1.KindR\x04kind\x12\x1c\n" +
@@ -2068,21 +2529,25 @@ const file_command_proto_rawDesc = "" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
 	"\x06status\x18\x04 \x01(\tR\x06status\x12\x1a\n" +
-	"\bobserved\x18\x05 \x01(\x04R\bobserved\"\xb2\x02\n" +
+	"\bobserved\x18\x05 \x01(\x04R\bobserved\"\x83\x03\n" +
 	"\x06Leases\x124\n" +
-	"\x05items\x18\x01 \x03(\v2\x1e.muster.command.v1.Leases.ItemR\x05items\x1a\xa8\x01\n" +
+	"\x05items\x18\x01 \x03(\v2\x1e.muster.command.v1.Leases.ItemR\x05items\x1a\xee\x01\n" +
 	"\x04Item\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x128\n" +
 	"\x06change\x18\x04 \x01(\x0e2 .muster.command.v1.Leases.ChangeR\x06change\x12\x1a\n" +
-	"\bobserved\x18\x05 \x01(\x04R\bobserved\"G\n" +
+	"\bobserved\x18\x05 \x01(\x04R\bobserved\x12\x14\n" +
+	"\x05check\x18\x06 \x01(\tR\x05check\x12\x16\n" +
+	"\x06status\x18\a \x01(\tR\x06status\x12\x16\n" +
+	"\x06output\x18\b \x01(\tR\x06output\"R\n" +
 	"\x06Change\x12\x16\n" +
 	"\x12CHANGE_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aEXPIRED\x10\x01\x12\b\n" +
 	"\x04BACK\x10\x02\x12\x0e\n" +
 	"\n" +
-	"DEREGISTER\x10\x03\"\x87\x01\n" +
+	"DEREGISTER\x10\x03\x12\t\n" +
+	"\x05CHECK\x10\x04\"\x87\x01\n" +
 	"\vPolicyStage\x12\x18\n" +
 	"\acontent\x18\x01 \x01(\fR\acontent\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x16\n" +
@@ -2099,7 +2564,11 @@ const file_command_proto_rawDesc = "" +
 	"\brollback\x18\x03 \x01(\bR\brollback\",\n" +
 	"\vClusterInit\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x01 \x01(\tR\tclusterId\"\x9d\x01\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\"E\n" +
+	"\tAuditHead\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\tR\x04hash\"\x9d\x01\n" +
 	"\fRestoreBegin\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -2115,7 +2584,7 @@ const file_command_proto_rawDesc = "" +
 	"\rRestoreCommit\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x1e\n" +
 	"\fRestoreAbort\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x8d\x03\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xa6\x03\n" +
 	"\x06Intent\x12:\n" +
 	"\tprincipal\x18\x01 \x01(\v2\x1c.muster.command.v1.PrincipalR\tprincipal\x124\n" +
 	"\arequest\x18\x02 \x01(\v2\x1a.muster.command.v1.RequestR\arequest\x12'\n" +
@@ -2129,7 +2598,8 @@ const file_command_proto_rawDesc = "" +
 	"createOnly\x124\n" +
 	"\acommand\x18\t \x01(\v2\x1a.muster.command.v1.CommandR\acommand\x12\x18\n" +
 	"\apayload\x18\n" +
-	" \x01(\fR\apayload\"\xaf\x01\n" +
+	" \x01(\fR\apayload\x12\x17\n" +
+	"\adry_run\x18\v \x01(\bR\x06dryRun\"\xaf\x01\n" +
 	"\tPrincipal\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
@@ -2160,16 +2630,38 @@ const file_command_proto_rawDesc = "" +
 	"decisionId\x12'\n" +
 	"\x0fpolicy_revision\x18\x05 \x01(\x04R\x0epolicyRevision\x12\x1a\n" +
 	"\brepeated\x18\x06 \x01(\bR\brepeated\x12\x1a\n" +
-	"\bfiltered\x18\a \x01(\bR\bfiltered\"\x88\x01\n" +
+	"\bfiltered\x18\a \x01(\bR\bfiltered\"\xcf\x01\n" +
 	"\x05Beats\x120\n" +
-	"\x04keys\x18\x01 \x03(\v2\x1c.muster.command.v1.Beats.KeyR\x04keys\x1aM\n" +
+	"\x04keys\x18\x01 \x03(\v2\x1c.muster.command.v1.Beats.KeyR\x04keys\x1a\x93\x01\n" +
 	"\x03Key\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x0e\n" +
-	"\x02id\x18\x03 \x01(\tR\x02id\"&\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x14\n" +
+	"\x05check\x18\x04 \x01(\tR\x05check\x12\x16\n" +
+	"\x06status\x18\x05 \x01(\tR\x06status\x12\x16\n" +
+	"\x06output\x18\x06 \x01(\tR\x06output\"A\n" +
 	"\n" +
 	"BeatsReply\x12\x18\n" +
-	"\aunknown\x18\x01 \x03(\rR\aunknown*\\\n" +
+	"\aunknown\x18\x01 \x03(\rR\aunknown\x12\x19\n" +
+	"\bno_check\x18\x02 \x03(\rR\anoCheck\"k\n" +
+	"\vHealthCheck\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x14\n" +
+	"\x05check\x18\x04 \x01(\tR\x05check\"\x90\x01\n" +
+	"\fHealthChange\x124\n" +
+	"\x05check\x18\x01 \x01(\v2\x1e.muster.command.v1.HealthCheckR\x05check\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\tR\x06status\x12\x16\n" +
+	"\x06output\x18\x03 \x01(\tR\x06output\x12\x1a\n" +
+	"\bobserved\x18\x04 \x01(\x04R\bobserved\"}\n" +
+	"\fHealthReport\x129\n" +
+	"\achanges\x18\x01 \x03(\v2\x1f.muster.command.v1.HealthChangeR\achanges\x12\x18\n" +
+	"\arunning\x18\x02 \x01(\rR\arunning\x12\x18\n" +
+	"\afailing\x18\x03 \x01(\rR\afailing\"E\n" +
+	"\vHealthProbe\x126\n" +
+	"\x06checks\x18\x01 \x03(\v2\x1e.muster.command.v1.HealthCheckR\x06checks\"*\n" +
+	"\x10HealthProbeReply\x12\x16\n" +
+	"\x06status\x18\x01 \x03(\tR\x06status*\\\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aSERVICE\x10\x01\x12\v\n" +
@@ -2191,33 +2683,39 @@ func file_command_proto_rawDescGZIP() []byte {
 }
 
 var file_command_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_command_proto_goTypes = []any{
-	(Kind)(0),              // 0: muster.command.v1.Kind
-	(Leases_Change)(0),     // 1: muster.command.v1.Leases.Change
-	(*Batch)(nil),          // 2: muster.command.v1.Batch
-	(*Command)(nil),        // 3: muster.command.v1.Command
-	(*Put)(nil),            // 4: muster.command.v1.Put
-	(*Delete)(nil),         // 5: muster.command.v1.Delete
-	(*InstanceStatus)(nil), // 6: muster.command.v1.InstanceStatus
-	(*Leases)(nil),         // 7: muster.command.v1.Leases
-	(*PolicyStage)(nil),    // 8: muster.command.v1.PolicyStage
-	(*PolicyShadow)(nil),   // 9: muster.command.v1.PolicyShadow
-	(*PolicyActivate)(nil), // 10: muster.command.v1.PolicyActivate
-	(*ClusterInit)(nil),    // 11: muster.command.v1.ClusterInit
-	(*RestoreBegin)(nil),   // 12: muster.command.v1.RestoreBegin
-	(*RestoreChunk)(nil),   // 13: muster.command.v1.RestoreChunk
-	(*RestoreCommit)(nil),  // 14: muster.command.v1.RestoreCommit
-	(*RestoreAbort)(nil),   // 15: muster.command.v1.RestoreAbort
-	(*Intent)(nil),         // 16: muster.command.v1.Intent
-	(*Principal)(nil),      // 17: muster.command.v1.Principal
-	(*Grant)(nil),          // 18: muster.command.v1.Grant
-	(*Request)(nil),        // 19: muster.command.v1.Request
-	(*Receipt)(nil),        // 20: muster.command.v1.Receipt
-	(*Beats)(nil),          // 21: muster.command.v1.Beats
-	(*BeatsReply)(nil),     // 22: muster.command.v1.BeatsReply
-	(*Leases_Item)(nil),    // 23: muster.command.v1.Leases.Item
-	(*Beats_Key)(nil),      // 24: muster.command.v1.Beats.Key
+	(Kind)(0),                // 0: muster.command.v1.Kind
+	(Leases_Change)(0),       // 1: muster.command.v1.Leases.Change
+	(*Batch)(nil),            // 2: muster.command.v1.Batch
+	(*Command)(nil),          // 3: muster.command.v1.Command
+	(*Put)(nil),              // 4: muster.command.v1.Put
+	(*Delete)(nil),           // 5: muster.command.v1.Delete
+	(*InstanceStatus)(nil),   // 6: muster.command.v1.InstanceStatus
+	(*Leases)(nil),           // 7: muster.command.v1.Leases
+	(*PolicyStage)(nil),      // 8: muster.command.v1.PolicyStage
+	(*PolicyShadow)(nil),     // 9: muster.command.v1.PolicyShadow
+	(*PolicyActivate)(nil),   // 10: muster.command.v1.PolicyActivate
+	(*ClusterInit)(nil),      // 11: muster.command.v1.ClusterInit
+	(*AuditHead)(nil),        // 12: muster.command.v1.AuditHead
+	(*RestoreBegin)(nil),     // 13: muster.command.v1.RestoreBegin
+	(*RestoreChunk)(nil),     // 14: muster.command.v1.RestoreChunk
+	(*RestoreCommit)(nil),    // 15: muster.command.v1.RestoreCommit
+	(*RestoreAbort)(nil),     // 16: muster.command.v1.RestoreAbort
+	(*Intent)(nil),           // 17: muster.command.v1.Intent
+	(*Principal)(nil),        // 18: muster.command.v1.Principal
+	(*Grant)(nil),            // 19: muster.command.v1.Grant
+	(*Request)(nil),          // 20: muster.command.v1.Request
+	(*Receipt)(nil),          // 21: muster.command.v1.Receipt
+	(*Beats)(nil),            // 22: muster.command.v1.Beats
+	(*BeatsReply)(nil),       // 23: muster.command.v1.BeatsReply
+	(*HealthCheck)(nil),      // 24: muster.command.v1.HealthCheck
+	(*HealthChange)(nil),     // 25: muster.command.v1.HealthChange
+	(*HealthReport)(nil),     // 26: muster.command.v1.HealthReport
+	(*HealthProbe)(nil),      // 27: muster.command.v1.HealthProbe
+	(*HealthProbeReply)(nil), // 28: muster.command.v1.HealthProbeReply
+	(*Leases_Item)(nil),      // 29: muster.command.v1.Leases.Item
+	(*Beats_Key)(nil),        // 30: muster.command.v1.Beats.Key
 }
 var file_command_proto_depIdxs = []int32{
 	3,  // 0: muster.command.v1.Batch.commands:type_name -> muster.command.v1.Command
@@ -2228,25 +2726,29 @@ var file_command_proto_depIdxs = []int32{
 	8,  // 5: muster.command.v1.Command.policy_stage:type_name -> muster.command.v1.PolicyStage
 	10, // 6: muster.command.v1.Command.policy_activate:type_name -> muster.command.v1.PolicyActivate
 	11, // 7: muster.command.v1.Command.cluster_init:type_name -> muster.command.v1.ClusterInit
-	12, // 8: muster.command.v1.Command.restore_begin:type_name -> muster.command.v1.RestoreBegin
-	13, // 9: muster.command.v1.Command.restore_chunk:type_name -> muster.command.v1.RestoreChunk
-	14, // 10: muster.command.v1.Command.restore_commit:type_name -> muster.command.v1.RestoreCommit
-	15, // 11: muster.command.v1.Command.restore_abort:type_name -> muster.command.v1.RestoreAbort
+	13, // 8: muster.command.v1.Command.restore_begin:type_name -> muster.command.v1.RestoreBegin
+	14, // 9: muster.command.v1.Command.restore_chunk:type_name -> muster.command.v1.RestoreChunk
+	15, // 10: muster.command.v1.Command.restore_commit:type_name -> muster.command.v1.RestoreCommit
+	16, // 11: muster.command.v1.Command.restore_abort:type_name -> muster.command.v1.RestoreAbort
 	9,  // 12: muster.command.v1.Command.policy_shadow:type_name -> muster.command.v1.PolicyShadow
-	0,  // 13: muster.command.v1.Put.kind:type_name -> muster.command.v1.Kind
-	0,  // 14: muster.command.v1.Delete.kind:type_name -> muster.command.v1.Kind
-	23, // 15: muster.command.v1.Leases.items:type_name -> muster.command.v1.Leases.Item
-	17, // 16: muster.command.v1.Intent.principal:type_name -> muster.command.v1.Principal
-	19, // 17: muster.command.v1.Intent.request:type_name -> muster.command.v1.Request
-	3,  // 18: muster.command.v1.Intent.command:type_name -> muster.command.v1.Command
-	18, // 19: muster.command.v1.Principal.grants:type_name -> muster.command.v1.Grant
-	24, // 20: muster.command.v1.Beats.keys:type_name -> muster.command.v1.Beats.Key
-	1,  // 21: muster.command.v1.Leases.Item.change:type_name -> muster.command.v1.Leases.Change
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	12, // 13: muster.command.v1.Command.audit_head:type_name -> muster.command.v1.AuditHead
+	0,  // 14: muster.command.v1.Put.kind:type_name -> muster.command.v1.Kind
+	0,  // 15: muster.command.v1.Delete.kind:type_name -> muster.command.v1.Kind
+	29, // 16: muster.command.v1.Leases.items:type_name -> muster.command.v1.Leases.Item
+	18, // 17: muster.command.v1.Intent.principal:type_name -> muster.command.v1.Principal
+	20, // 18: muster.command.v1.Intent.request:type_name -> muster.command.v1.Request
+	3,  // 19: muster.command.v1.Intent.command:type_name -> muster.command.v1.Command
+	19, // 20: muster.command.v1.Principal.grants:type_name -> muster.command.v1.Grant
+	30, // 21: muster.command.v1.Beats.keys:type_name -> muster.command.v1.Beats.Key
+	24, // 22: muster.command.v1.HealthChange.check:type_name -> muster.command.v1.HealthCheck
+	25, // 23: muster.command.v1.HealthReport.changes:type_name -> muster.command.v1.HealthChange
+	24, // 24: muster.command.v1.HealthProbe.checks:type_name -> muster.command.v1.HealthCheck
+	1,  // 25: muster.command.v1.Leases.Item.change:type_name -> muster.command.v1.Leases.Change
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_command_proto_init() }
@@ -2267,6 +2769,7 @@ func file_command_proto_init() {
 		(*Command_RestoreCommit)(nil),
 		(*Command_RestoreAbort)(nil),
 		(*Command_PolicyShadow)(nil),
+		(*Command_AuditHead)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2274,7 +2777,7 @@ func file_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_proto_rawDesc), len(file_command_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   23,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -118,6 +118,17 @@ func (o Options) watch(ctx context.Context, l layout, nodes []*process) error {
 			o.say("%s has ended (%v); start it again with: muster dev --dir %s --only %s", p.id, how(p.err), l.dir, p.id)
 		}
 	}
+	// Those that were started again elsewhere are still this cluster's.
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	for l.anyAdopted() {
+		select {
+		case <-ctx.Done():
+			o.say("stopping")
+			return nil
+		case <-look.C:
+		}
+	}
 	return fmt.Errorf("all nodes have ended; their logs are %s", l.path("n*", "muster.log"))
 }
 

@@ -32,7 +32,7 @@ type layout struct {
 	PortBase int `json:"port_base"`
 }
 
-// ports of one node. Policy and DNS have their place in the scheme.
+// ports of one node.
 type ports struct{ control, policy, metrics, peer, gossip, dns int }
 
 // ports of node i, from 1: the default ports, moved with the base, and 10
@@ -109,18 +109,20 @@ func (l layout) checkPorts(from, to int) error {
 		for _, x := range []struct {
 			what string
 			port int
-		}{{"control", p.control}, {"metrics", p.metrics}, {"peer", p.peer}, {"gossip", p.gossip}} {
+		}{{"control", p.control}, {"metrics", p.metrics}, {"peer", p.peer}, {"gossip", p.gossip}, {"DNS", p.dns}} {
 			ln, err := net.Listen("tcp", loopback(x.port))
 			if err != nil {
 				return fmt.Errorf("port %d (%s of %s) cannot be used: %w; is this cluster running already? Else move all ports with --port-base", x.port, x.what, nodeID(i), err)
 			}
 			ln.Close()
 		}
-		pc, err := net.ListenPacket("udp", loopback(p.gossip))
-		if err != nil {
-			return fmt.Errorf("UDP port %d (gossip of %s) cannot be used: %w; move all ports with --port-base", p.gossip, nodeID(i), err)
+		for what, port := range map[string]int{"gossip": p.gossip, "DNS": p.dns} {
+			pc, err := net.ListenPacket("udp", loopback(port))
+			if err != nil {
+				return fmt.Errorf("UDP port %d (%s of %s) cannot be used: %w; move all ports with --port-base", port, what, nodeID(i), err)
+			}
+			pc.Close()
 		}
-		pc.Close()
 	}
 	return nil
 }
@@ -133,6 +135,9 @@ func (l layout) prepare(now time.Time) error {
 	}
 	ca, err := l.pair("ca", now, func() (*pki.Pair, error) { return pki.NewCA(trustDomain, pki.ECDSA, 0, now) })
 	if err != nil {
+		return err
+	}
+	if _, err := l.pair("workloads", now, func() (*pki.Pair, error) { return pki.NewCA(trustDomain, pki.ECDSA, 0, now) }); err != nil {
 		return err
 	}
 	if _, err := l.pair("operator", now, func() (*pki.Pair, error) {
@@ -160,7 +165,7 @@ func (l layout) prepare(now time.Time) error {
 			return err
 		}
 		config := filepath.Join(nodeID(i), "muster.yaml")
-		if err := errors.Join(l.keep(config, l.config(i)), l.givePolicyPort(config, i)); err != nil {
+		if err := errors.Join(l.keep(config, l.config(i)), l.givePort(config, "policy", l.ports(i).policy), l.givePort(config, "dns", l.ports(i).dns)); err != nil {
 			return err
 		}
 	}
@@ -217,14 +222,14 @@ func replace(file, text string) error {
 	return nil
 }
 
-// givePolicyPort completes a configuration from before there was a policy
-// port: the default would be the same for all nodes.
-func (l layout) givePolicyPort(name string, i int) error {
+// givePort completes a configuration from before there was such a port: the
+// default would be the same for all nodes, or none.
+func (l layout) givePort(name, what string, port int) error {
 	b, err := os.ReadFile(l.path(name))
-	if err != nil || strings.Contains(string(b), "\n  policy:") {
+	if err != nil || strings.Contains(string(b), "\n  "+what+":") {
 		return err
 	}
-	return replace(l.path(name), strings.Replace(string(b), "\nlisten:\n", "\nlisten:\n  policy: "+loopback(l.ports(i).policy)+"\n", 1))
+	return replace(l.path(name), strings.Replace(string(b), "\nlisten:\n", "\nlisten:\n  "+what+": "+loopback(port)+"\n", 1))
 }
 
 // config is a node's configuration; names in it are relative to its folder.
@@ -247,18 +252,26 @@ listen:
   metrics: %s
   peer: %s
   gossip: %s
+  dns: %s
 tls:
   ca: ../ca.crt
   cert: node.crt
   key: node.key
+  workload_ca: ../workloads.crt
 gossip_key_file: ../gossip.key
 operator_token_file: ../operator_token
+certificates:
+  signer: file
+  cert: ../workloads.crt
+  key: ../workloads.key
 audit:
   path: audit.log
 webhook:
   allow: [127.0.0.0/8, "::1"]
+health:
+  allow: [127.0.0.0/8, "::1"]
 log:
   level: info
   format: text
-`, nodeID(i), trustDomain, l.Nodes, strings.Join(join, ", "), loopback(p.control), loopback(p.policy), loopback(p.metrics), loopback(p.peer), loopback(p.gossip))
+`, nodeID(i), trustDomain, l.Nodes, strings.Join(join, ", "), loopback(p.control), loopback(p.policy), loopback(p.metrics), loopback(p.peer), loopback(p.gossip), loopback(p.dns))
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -95,6 +96,12 @@ func (l layout) stopAdopted(own []*process, patience time.Duration) {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}
+}
+
+// anyAdopted reports whether muster dev --only runs a node of this cluster.
+func (l layout) anyAdopted() bool {
+	c, err := l.load()
+	return err == nil && c != nil && slices.ContainsFunc(c.Nodes, adopted)
 }
 
 // adopted makes sure that a pid is still a muster dev --only for that node: the

@@ -45,6 +45,7 @@ const (
 	InvalidSnapshot      Code = "invalid_snapshot"
 	ForbiddenAddress     Code = "forbidden_address"
 	RateLimited          Code = "rate_limited"
+	DiskFull             Code = "disk_full"
 
 	Internal                    Code = "internal"
 	LoopDetected                Code = "loop_detected"
@@ -64,7 +65,7 @@ var statuses = map[Code]int{
 	RevisionMismatch: http.StatusPreconditionFailed, Compacted: http.StatusGone,
 	TooLarge: http.StatusRequestEntityTooLarge, UnsupportedMediaType: http.StatusUnsupportedMediaType,
 	InvalidDefinition: http.StatusUnprocessableEntity, InvalidPolicy: http.StatusUnprocessableEntity,
-	InvalidSnapshot: http.StatusUnprocessableEntity, ForbiddenAddress: http.StatusUnprocessableEntity, RateLimited: http.StatusTooManyRequests,
+	InvalidSnapshot: http.StatusUnprocessableEntity, ForbiddenAddress: http.StatusUnprocessableEntity, RateLimited: http.StatusTooManyRequests, DiskFull: http.StatusInsufficientStorage,
 	Internal: http.StatusInternalServerError, LoopDetected: http.StatusLoopDetected,
 	NoLeader: http.StatusServiceUnavailable, NotReady: http.StatusServiceUnavailable, TooStale: http.StatusServiceUnavailable,
 	PolicyUnavailable: http.StatusServiceUnavailable, IdentityProviderUnavailable: http.StatusServiceUnavailable,

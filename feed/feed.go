@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/registry"
 )
 
 // Scope is what is watched: one service, the services of a namespace where
@@ -50,6 +51,7 @@ type Feed struct {
 	floor   uint64 // changes up to it may have left the history
 	topics  map[Scope]*topic
 	last    map[string]uint64 // of the last change since start in each namespace, and of all under ""
+	extinct map[string]uint64 // of the last since start that took a service away in each namespace
 }
 
 // topic is the shared view of one scope. It is there while somebody holds it.
@@ -71,7 +73,7 @@ func New(opt Options, revision uint64) *Feed {
 	if opt.Bytes == 0 {
 		opt.Bytes = 16 << 20
 	}
-	f := &Feed{opt: opt, topics: map[Scope]*topic{}, last: map[string]uint64{}}
+	f := &Feed{opt: opt, topics: map[Scope]*topic{}, last: map[string]uint64{}, extinct: map[string]uint64{}}
 	f.metrics = newMetrics(opt.Registry, f)
 	f.begin(revision)
 	return f
@@ -80,6 +82,7 @@ func New(opt Options, revision uint64) *Feed {
 func (f *Feed) begin(revision uint64) {
 	f.history, f.bytes, f.start, f.floor = nil, 0, revision, revision
 	clear(f.last)
+	clear(f.extinct)
 	f.revision.Store(revision)
 }
 
@@ -94,6 +97,9 @@ func (f *Feed) Publish(revision uint64, events []*Event) {
 	for _, e := range events {
 		f.bytes += e.size()
 		f.last[e.Namespace], f.last[""] = e.Revision, e.Revision
+		if e.Kind == registry.KindService && e.Type == Delete {
+			f.extinct[e.Namespace] = e.Revision
+		}
 	}
 	f.history = append(f.history, events...)
 	if len(f.topics) > 0 {
@@ -215,6 +221,17 @@ func (f *Feed) Changed(namespace string) uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if r, ok := f.last[namespace]; ok {
+		return r
+	}
+	return f.start
+}
+
+// Extinct is the revision of the last change that took a service away in a
+// namespace; never older than the truth.
+func (f *Feed) Extinct(namespace string) uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r, ok := f.extinct[namespace]; ok {
 		return r
 	}
 	return f.start

@@ -49,9 +49,10 @@ func newConns(most, each int, m *metrics) *conns {
 }
 
 // Listen counts the connections that l accepts, apart from those of other
-// listeners. The server needs to be told of ConnState as well.
-func (f *Flow) Listen(l net.Listener) net.Listener {
-	s := newConns(f.limits.Connections, f.limits.ConnectionsPerAddress, f.metrics)
+// listeners, and takes at most so many of them, where that is less than
+// Limits.Connections. The server needs to be told of ConnState as well.
+func (f *Flow) Listen(l net.Listener, most int) net.Listener {
+	s := newConns(min(most, f.limits.Connections), f.limits.ConnectionsPerAddress, f.metrics)
 	f.mu.Lock()
 	f.conns = append(f.conns, s)
 	f.mu.Unlock()

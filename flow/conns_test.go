@@ -3,8 +3,11 @@ package flow_test
 import (
 	"bufio"
 	"io"
+	"math"
 	"net"
 	"net/http"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,26 +17,38 @@ import (
 	"github.com/muster-registry/muster/flow"
 )
 
-// serve runs a server where /wait tells that it has begun, and waits for release.
-func serve(t *testing.T, f *flow.Flow, began chan<- struct{}, release <-chan struct{}) (dial func() net.Conn) {
+// server is one where /wait tells that it has begun, and waits for release.
+type server struct {
+	addr   string
+	states sync.Map // what the server holds of a client's address
+}
+
+func serve(t *testing.T, f *flow.Flow, began chan<- struct{}, release <-chan struct{}) *server {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	s := &http.Server{ConnState: flow.ConnState, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	of := &server{addr: l.Addr().String()}
+	s := &http.Server{ConnState: func(c net.Conn, state http.ConnState) {
+		flow.ConnState(c, state)
+		of.states.Store(c.RemoteAddr().String(), state)
+	}, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/wait" {
 			began <- struct{}{}
 			<-release
 		}
 	})}
-	go s.Serve(f.Listen(l)) //nolint:errcheck // ends with the test
+	go s.Serve(f.Listen(l, math.MaxInt)) //nolint:errcheck // ends with the test
 	t.Cleanup(func() { s.Close() })
-	return func() net.Conn {
-		c, err := net.Dial("tcp", l.Addr().String())
-		must(t, err)
-		t.Cleanup(func() { c.Close() })
-		must(t, c.SetDeadline(time.Now().Add(time.Minute)))
-		return c
-	}
+	return of
+}
+
+func (s *server) dial(t *testing.T) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", s.addr)
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+	return c
 }
 
 func ask(t *testing.T, c net.Conn, path string) {
@@ -42,7 +57,9 @@ func ask(t *testing.T, c net.Conn, path string) {
 	must(t, err)
 }
 
-func answered(t *testing.T, c net.Conn) {
+// answered reads an answer. A client may have all of it before the server holds
+// the connection for idle: until then nothing may take its place.
+func (s *server) answered(t *testing.T, c net.Conn) {
 	t.Helper()
 	res, err := http.ReadResponse(bufio.NewReader(c), nil)
 	must(t, err)
@@ -50,6 +67,10 @@ func answered(t *testing.T, c net.Conn) {
 	if res.StatusCode != 200 {
 		t.Errorf("answered %d", res.StatusCode)
 	}
+	until(t, func() bool {
+		state, _ := s.states.Load(c.LocalAddr().String())
+		return state == http.StateIdle
+	})
 }
 
 // closed waits for the server to close a connection.
@@ -77,40 +98,45 @@ func TestSilentConnectionsGiveWay(t *testing.T) {
 				t.Errorf("%v %v", problems, err)
 			}
 			began, release := make(chan struct{}), make(chan struct{})
-			dial := serve(t, f, began, release)
+			s := serve(t, f, began, release)
 			wait := func() net.Conn {
-				c := dial()
+				t.Helper()
+				c := s.dial(t)
 				ask(t, c, "/wait")
-				<-began
+				select {
+				case <-began:
+				case <-time.After(time.Minute):
+					t.Fatal("a request was not served")
+				}
 				return c
 			}
 
 			waiting := []net.Conn{wait(), wait()}
-			resting := dial()
+			resting := s.dial(t)
 			ask(t, resting, "/")
-			answered(t, resting)
+			s.answered(t, resting)
 			for range 50 { // one place is left; each takes it from the one before
-				last := dial()
+				last := s.dial(t)
 				_, err := io.WriteString(last, "GET / HTTP/1.1\r\nX: ")
 				must(t, err)
 			}
-			c := dial()
+			c := s.dial(t)
 			ask(t, c, "/")
-			answered(t, c)
+			s.answered(t, c)
 			ask(t, resting, "/") // idle ones are the last to go
-			answered(t, resting)
+			s.answered(t, resting)
 
 			// With nothing but requests under way, the next has no place.
 			waiting = append(waiting, wait(), wait())
 			closed(t, resting)
 			until(t, func() bool {
-				c := dial()
+				c := s.dial(t)
 				_, err := c.Read(make([]byte, 1))
 				return err != nil
 			})
 			close(release)
 			for _, c := range waiting {
-				answered(t, c)
+				s.answered(t, c)
 			}
 		})
 	}
@@ -122,5 +148,6 @@ func until(t *testing.T, ok func() bool) {
 		if time.Now().After(end) {
 			t.Fatal("it did not come to be")
 		}
+		runtime.Gosched()
 	}
 }

@@ -62,11 +62,16 @@ func (m *meter) now() int64 { return int64(time.Since(m.began)) }
 
 // room refuses where both cells are full.
 func (m *meter) room(a, b *atomic.Int64, now int64) error {
-	over := min(a.Load(), b.Load()) - now + m.each - m.depth
+	over := m.over(a, b, now)
 	if over <= 0 {
 		return nil
 	}
 	return m.full(time.Duration(over))
+}
+
+// over is how long it takes until there is room; 0 or less: there is.
+func (m *meter) over(a, b *atomic.Int64, now int64) int64 {
+	return min(a.Load(), b.Load()) - now + m.each - m.depth
 }
 
 // add puts one request into a cell. It never holds more than what it takes to

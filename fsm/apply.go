@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"time"
@@ -22,16 +23,23 @@ func (m *Machine) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log{l})[0
 // ApplyBatch implements raft.BatchingFSM: it applies the entries in order and
 // publishes one view for all of them. The response to a command entry is a
 // []command.Result, one for each command in it; nil for entries that an earlier
-// start has applied already.
+// start has applied already, and for all from one of a newer format on.
 func (m *Machine) ApplyBatch(logs []*raft.Log) []any {
 	responses := make([]any, len(logs))
+	if m.Trouble() != nil {
+		return responses
+	}
 	b := m.begin()
 	for i, l := range logs {
 		if l.Index <= b.applied {
 			continue
 		}
 		if l.Type == raft.LogCommand {
-			responses[i] = b.entry(l)
+			results, ok := b.entry(l)
+			if !ok {
+				break
+			}
+			responses[i] = results
 		}
 		b.applied, b.term = l.Index, l.Term
 		b.marks = append(b.marks, mark{l.Index, b.hash})
@@ -58,8 +66,10 @@ type batch struct {
 	clusterID string
 	restoring string
 	staged    uint64
+	level     uint32
 	index     uint64 // of the entry being applied
 
+	heads   map[string]Head // shared with views: see setHead
 	events  Events
 	marks   []mark   // the state hash after each entry
 	changes []Change // for the recorder
@@ -70,7 +80,7 @@ func (m *Machine) begin() *batch {
 	b := &batch{
 		m: m, delta: newDelta(),
 		applied: v.Applied, term: v.Term, revision: v.Revision,
-		hash: v.Hash, clusterID: v.ClusterID, restoring: v.Restoring, staged: v.Staged,
+		hash: v.Hash, clusterID: v.ClusterID, restoring: v.Restoring, staged: v.Staged, heads: v.Heads, level: v.Level,
 	}
 	b.over(v)
 	return b
@@ -119,28 +129,30 @@ func (b *batch) commit() {
 	v := &View{
 		Registry: b.reg.Commit(), Policy: b.pol.Commit(), Tokens: b.tok.Commit(), Settings: b.set.Commit(),
 		ClusterID: b.clusterID, Revision: b.revision, Applied: b.applied, Term: b.term,
-		Hash: b.hash, Restoring: b.restoring, Staged: b.staged,
+		Hash: b.hash, Restoring: b.restoring, Staged: b.staged, Heads: b.heads, Level: b.level,
 	}
 	if len(b.changes) > 0 {
 		b.m.recorder.Changed(b.changes)
 	}
-	b.m.store.add(b.delta, position{b.applied, b.term, b.revision, b.active, b.clusterID, b.restoring})
+	b.m.store.add(b.delta, position{b.applied, b.term, b.revision, b.active, uint64(b.level), b.clusterID, b.restoring, b.hash})
 	b.m.marks.add(b.marks)
 	b.m.publish(v, touched, b.events)
 }
 
-// entry applies the commands of one Raft entry. An entry that cannot be read
-// panics: skipping it would make this node differ from those that can.
-func (b *batch) entry(l *raft.Log) []command.Result {
+// entry applies the commands of one Raft entry. An entry of a newer format
+// halts the machine, and one that cannot be read panics: skipping it would make
+// this node differ from those that can.
+func (b *batch) entry(l *raft.Log) (results []command.Result, ok bool) {
 	var in command.Batch
 	if err := proto.Unmarshal(l.Data, &in); err != nil {
 		panic(fmt.Sprintf("raft entry %d cannot be decoded: %v", l.Index, err))
 	}
 	if in.Format > command.Format {
-		panic(fmt.Sprintf("raft entry %d has format %d; this version knows up to %d: upgrade this node", l.Index, in.Format, command.Format))
+		b.m.halt.now(tooNew(fmt.Sprintf("entry %d of the Raft log", l.Index), uint64(in.Format)))
+		return nil, false
 	}
-	b.index = l.Index
-	results := make([]command.Result, len(in.Commands))
+	b.index, b.level = l.Index, max(b.level, in.Format)
+	results = make([]command.Result, len(in.Commands))
 	for i, c := range in.Commands {
 		receipt, err := b.command(c)
 		results[i] = command.Result{Receipt: receipt, Err: err}
@@ -148,12 +160,16 @@ func (b *batch) entry(l *raft.Log) []command.Result {
 			results[i].Receipt = nil
 		}
 	}
-	return results
+	return results, true
 }
 
 // ErrPolicyChanged refuses a command admitted under a policy revision that is
 // no longer active; the leader admits it again.
 var ErrPolicyChanged = errors.New("admitted under a policy revision that is no longer active")
+
+// ErrConditionsChanged refuses a command admitted under settings that have
+// changed; the leader admits it again.
+var ErrConditionsChanged = errors.New("admitted under settings that have changed")
 
 func (b *batch) command(c *command.Command) (*command.Receipt, error) {
 	if receipt, err := b.m.Repeat(c); receipt != nil || err != nil {
@@ -161,6 +177,9 @@ func (b *batch) command(c *command.Command) (*command.Receipt, error) {
 	}
 	if c.Gated && c.PolicyRevision != b.active {
 		return nil, ErrPolicyChanged
+	}
+	if len(c.Conditions) > 0 && !bytes.Equal(c.Conditions, b.set.Conditions()) {
+		return nil, ErrConditionsChanged
 	}
 	if b.restoring != "" && !restores(c) {
 		return nil, fault.New(fault.NotReady, "a restore is in progress; try again when it has ended")
@@ -225,6 +244,8 @@ func (b *batch) change(c *command.Command) (*command.Receipt, error) {
 		return b.restoreCommit(op.RestoreCommit)
 	case *command.Command_RestoreAbort:
 		return b.restoreAbort(op.RestoreAbort)
+	case *command.Command_AuditHead:
+		return b.auditHead(c, op.AuditHead)
 	}
 	panic(fmt.Sprintf("unknown command %T: upgrade this node", c.Op))
 }
@@ -322,6 +343,13 @@ func (b *batch) leases(c *command.Command, l *command.Leases) (*command.Receipt,
 	for _, it := range l.Items {
 		next, at := b.stamp(c)
 		st := registry.Stamp{Revision: next, Time: at, By: c.Principal}
+		if it.Change == command.Leases_CHECK {
+			if b.reg.SetCheck(st, it.Namespace, it.Service, it.Name, registry.CheckResult{Check: it.Check, Status: it.Status, Output: it.Output, Observed: it.Observed}) {
+				b.revision++
+				b.note(c, it, false)
+			}
+			continue
+		}
 		if b.reg.Lease(st, it.Namespace, it.Service, it.Name, leaseChanges[it.Change], it.Observed) {
 			b.revision++
 			b.note(c, it, false)

@@ -43,12 +43,14 @@ type View struct {
 	Settings *setting.Table
 
 	ClusterID string
-	Revision  uint64 // of the last change
-	Applied   uint64 // Raft index this view includes
-	Term      uint64 // of that index
-	Hash      Hash   // over every record, see [Hash]
-	Restoring string // id of the restore being staged, or empty
-	Staged    uint64 // Raft index of its last step, as far as seen since the start
+	Revision  uint64          // of the last change
+	Applied   uint64          // Raft index this view includes
+	Term      uint64          // of that index
+	Hash      Hash            // over every record, see [Hash]
+	Restoring string          // id of the restore being staged, or empty
+	Heads     map[string]Head // of the nodes' audit trails, by node; not to be changed
+	Level     uint32          // the newest format in the log so far; 0 at its beginning
+	Staged    uint64          // Raft index of its last step, as far as seen since the start
 }
 
 // Events tells observers what one published view changed.
@@ -95,10 +97,12 @@ type Machine struct {
 	mu        sync.Mutex // guards observers
 	observers []func(*View, Events)
 
-	repeats atomic.Pointer[repeatTable]
+	repeats  atomic.Pointer[repeatTable]
+	expected atomic.Pointer[expectation] // a snapshot that this node has loaded already
 
 	recorder Recorder // nil: none
 	store    store
+	halt     halt
 }
 
 // Open opens or creates the state file in dir and loads it. The caller closes
@@ -110,7 +114,7 @@ func Open(dir string, opts Options) (*Machine, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	m := &Machine{path: filepath.Join(dir, "state.db"), opts: opts}
+	m := &Machine{path: filepath.Join(dir, "state.db"), opts: opts, halt: halt{at: make(chan struct{})}}
 	m.watches.init()
 	m.store.init(m.path, opts)
 	if err := m.store.open(); err != nil {
@@ -139,6 +143,10 @@ func (m *Machine) AppliedIndex() uint64 { return m.View().Applied }
 // ClusterID is the id of the cluster this state belongs to; empty before the
 // first leader has named it.
 func (m *Machine) ClusterID() string { return m.View().ClusterID }
+
+// Level is the cluster's feature level as far as applied here: the newest
+// format in its log. Commands of a newer one must not be proposed.
+func (m *Machine) Level() uint32 { return max(m.View().Level, command.Base) }
 
 // OnApply registers fn to be called after each published view, on the applying
 // goroutine: it must return quickly. To be called before Raft starts.
@@ -177,16 +185,6 @@ func (m *Machine) Repeat(c *command.Command) (*command.Receipt, error) {
 	return m.repeats.Load().find(c)
 }
 
-// Document gives the stored definition of a version at the revision its record
-// has in a view. It fails when a later change has replaced it.
-func (m *Machine) Document(namespace, service, version string, revision uint64) ([]byte, error) {
-	key := registry.DocumentKey(namespace, service, version, revision)
-	if b, ok := m.store.get(registry.BucketDocuments, key); ok {
-		return b, nil
-	}
-	return nil, fmt.Errorf("document %s: %w", key, os.ErrNotExist)
-}
-
 // publish makes v the current view and wakes who waits for it, observers
 // first: what they derive from the view must be there when a waiter looks.
 func (m *Machine) publish(v *View, touched []registry.Key, ev Events) {
@@ -211,27 +209,61 @@ func emptyView() *View {
 
 // load reads the state file into a view and the table of repeats.
 func load(db *bolt.DB) (*View, *repeatTable, error) {
+	defer spacious()()
 	v, repeats := emptyView(), newRepeats()
 	err := db.View(func(tx *bolt.Tx) error {
 		l := newLoader(v, repeats)
 		if err := tx.ForEach(func(name []byte, _ *bolt.Bucket) error { return known(string(name)) }); err != nil {
 			return err
 		}
-		for _, name := range append(slices.Clone(Content), repeatBucket) {
-			b := tx.Bucket([]byte(name))
-			if b == nil || name == registry.BucketDocuments {
-				continue
-			}
-			if err := b.ForEach(func(k, value []byte) error { return l.record(name, string(k), bytes.Clone(value)) }); err != nil {
-				return err
-			}
+		err := loadBuckets(tx, l)
+		if err == nil {
+			err = l.finish()
 		}
-		if err := l.finish(); err != nil {
+		if err != nil {
 			return err
 		}
-		return readMeta(tx, v)
+		return errors.Join(readMeta(tx, v), verify(tx, v), checkDefinitions(tx, v))
 	})
 	return v, repeats, err
+}
+
+// loadBuckets loads all records into the tables, and hashes them meanwhile.
+func loadBuckets(tx *bolt.Tx, l *loader) error {
+	sum := make(chan run, 8)
+	var hashing sync.WaitGroup
+	hashing.Go(func() {
+		for r := range sum {
+			for _, rec := range r.records {
+				l.v.Hash.add(r.bucket, rec.key, rec.value)
+			}
+		}
+	})
+	defer hashing.Wait()
+	defer close(sum)
+	for _, name := range append(slices.Clone(Content), repeatBucket, headBucket) {
+		b := tx.Bucket([]byte(name))
+		if b == nil || name == registry.BucketDocuments {
+			continue
+		}
+		next := run{bucket: name}
+		err := b.ForEach(func(k, value []byte) error {
+			rec := record{string(k), bytes.Clone(value)}
+			if hashed(name) {
+				next.records = append(next.records, rec)
+			}
+			if len(next.records) == runRecords {
+				sum <- next
+				next.records = make([]record, 0, runRecords)
+			}
+			return l.table(name, rec.key, rec.value)
+		})
+		if err != nil {
+			return err
+		}
+		sum <- next
+	}
+	return nil
 }
 
 // Content are the buckets that hold the records, in the order they are loaded
@@ -240,7 +272,7 @@ var Content = append(slices.Clone(registry.Buckets), policy.BucketRevisions, pol
 
 // known refuses what only a newer version can have written.
 func known(bucket string) error {
-	if slices.Contains(Content, bucket) || slices.Contains([]string{metaBucket, repeatBucket, restoreBucket}, bucket) {
+	if slices.Contains(Content, bucket) || slices.Contains([]string{metaBucket, repeatBucket, restoreBucket, headBucket}, bucket) {
 		return nil
 	}
 	return fmt.Errorf("unknown bucket %q: written by a newer version?", bucket)
@@ -260,27 +292,23 @@ func newLoader(v *View, repeats *repeatTable) *loader {
 	return &loader{v: v, reg: v.Registry.Txn(nil), pol: v.Policy.Txn(nil), tok: v.Tokens.Txn(nil), set: v.Settings.Txn(nil), repeats: repeats}
 }
 
-func (l *loader) record(bucket, key string, value []byte) error {
-	var err error
+// table puts one record into its table. The value is kept.
+func (l *loader) table(bucket, key string, value []byte) error {
 	switch bucket {
 	case registry.BucketDocuments:
 		return nil // kept in the file only, covered by the digest in their version
 	case policy.BucketRevisions, policy.BucketActive:
-		err = l.pol.Load(bucket, key, value)
+		return l.pol.Load(bucket, key, value)
 	case identity.Bucket:
-		err = l.tok.Load(bucket, key, value)
+		return l.tok.Load(bucket, key, value)
 	case setting.Bucket:
-		err = l.set.Load(bucket, key, value)
+		return l.set.Load(bucket, key, value)
 	case repeatBucket:
 		return l.repeats.load(key, value)
-	default:
-		err = l.reg.Load(bucket, key, value)
+	case headBucket:
+		return l.head(key, value)
 	}
-	if err != nil {
-		return err
-	}
-	l.v.Hash.add(bucket, key, value)
-	return nil
+	return l.reg.Load(bucket, key, value)
 }
 
 func (l *loader) finish() error {

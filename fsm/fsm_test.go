@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/raft"
+	bolt "go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
@@ -80,7 +82,10 @@ func instance(svc, id string, port int, observed uint64) *command.Command {
 	}}}
 }
 
-func stagePolicy(t testing.TB, module string) *command.Command {
+func stagePolicy(t interface {
+	Helper()
+	Fatal(args ...any)
+}, module string) *command.Command {
 	t.Helper()
 	c := policy.Content{Modules: map[string]string{"a.rego": module}}
 	if err := c.Normalize(); err != nil {
@@ -149,6 +154,13 @@ func TestStaleAdmissionIsRefused(t *testing.T) {
 	if r := apply(t, m, service("b", 1)); !errors.Is(r.Err, fsm.ErrStale) {
 		t.Errorf("decided on an older record: %v", r.Err)
 	}
+	old = service("c", 0)
+	old.Gated, old.PolicyRevision, old.Conditions = true, 1, []byte("others")
+	if r := apply(t, m, old); !errors.Is(r.Err, fsm.ErrConditionsChanged) {
+		t.Errorf("admitted under other settings: %v", r.Err)
+	}
+	old.Conditions = m.View().Settings.Conditions()
+	must(t, apply(t, m, old))
 	if r := apply(t, m, activate(1, 0)); !fault.Is(r.Err, fault.Conflict) {
 		t.Errorf("activation against another active revision: %v", r.Err)
 	}
@@ -233,7 +245,7 @@ func script(rt *rapid.T) []*command.Command {
 		svc, id := names.Draw(rt, "service"), names.Draw(rt, "id")
 		observed := rapid.Uint64Range(0, 12).Draw(rt, "observed")
 		var c *command.Command
-		switch rapid.IntRange(0, 5).Draw(rt, "op") {
+		switch rapid.IntRange(0, 9).Draw(rt, "op") {
 		case 0:
 			c = service(svc, observed)
 		case 1, 2:
@@ -247,6 +259,15 @@ func script(rt *rapid.T) []*command.Command {
 		case 5:
 			c = service(svc, 0)
 			c.IdempotencyKey, c.RequestDigest = id, []byte(svc)
+		case 6:
+			c = stagePolicy(rt, "package "+svc)
+		case 7:
+			c = activate(observed, rapid.Uint64Range(0, 3).Draw(rt, "active"))
+		case 8:
+			c = &command.Command{Principal: "token:t", Time: began, Op: &command.Command_Put{Put: &command.Put{
+				Kind: command.Kind_SETTING, Service: string(rapid.SampledFrom(setting.Kinds()).Draw(rt, "kind")), Namespace: "default", Name: id, Observed: observed, Spec: []byte(`{"of":"` + svc + `"}`)}}}
+		case 9:
+			c = &command.Command{Time: began, Op: &command.Command_AuditHead{AuditHead: &command.AuditHead{Node: id, Seq: observed, Hash: svc}}}
 		}
 		out = append(out, c)
 	}
@@ -321,7 +342,63 @@ func raftSnapshot(t testing.TB, m *fsm.Machine) []byte {
 	return out.Bytes()
 }
 
+// Raft's own snapshot may be under way when it installs that of the leader, and
+// does not go on before that is done. So installing must not wait for it.
+func TestAnImageIsInstalledWhileAnotherIsHeld(t *testing.T) {
+	ahead, behind := open(t, t.TempDir()), open(t, t.TempDir())
+	defer shut(t, ahead)
+	defer shut(t, behind)
+	must(t, apply(t, ahead, service("a", 0)))
+	if err := behind.Restore(io.NopCloser(bytes.NewReader(raftSnapshot(t, ahead)))); err != nil {
+		t.Fatal(err)
+	}
+	held, err := behind.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, apply(t, ahead, service("b", 0)))
+	image := raftSnapshot(t, ahead)
+
+	installed := make(chan error, 1)
+	go func() { installed <- behind.Restore(io.NopCloser(bytes.NewReader(image))) }()
+	select {
+	case err := <-installed:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(30 * time.Second):
+		held.Release()
+		t.Fatal("the image waits for the snapshot that is held")
+	}
+	if got, want := behind.View(), ahead.View(); got.Hash != want.Hash || got.Applied != want.Applied {
+		t.Errorf("entry %d with hash %x, want %d with %x", got.Applied, got.Hash, want.Applied, want.Hash)
+	}
+	if err := held.Persist(new(sink)); err != nil { // what it began with, from the file that was replaced
+		t.Error(err)
+	}
+	held.Release()
+	must(t, apply(t, behind, service("c", 0)))
+}
+
 // A damaged Raft snapshot is refused, and the state before it stays.
+// A snapshot that comes late is not gone back to: what was shown stays, and
+// the entries that Raft then gives again are not applied again.
+func TestAnOlderImageChangesNothing(t *testing.T) {
+	m := open(t, t.TempDir())
+	defer shut(t, m)
+	must(t, apply(t, m, service("a", 0)))
+	image := raftSnapshot(t, m)
+	must(t, apply(t, m, service("b", 0)))
+	want := m.View()
+	if err := m.Restore(io.NopCloser(bytes.NewReader(image))); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.View(); got.Hash != want.Hash || got.Applied != want.Applied || got.Revision != want.Revision {
+		t.Errorf("entry %d with revision %d came before entry %d with %d", want.Applied, want.Revision, got.Applied, got.Revision)
+	}
+	must(t, apply(t, m, service("c", 0)))
+}
+
 func TestDamagedImageChangesNothing(t *testing.T) {
 	m := open(t, t.TempDir())
 	defer shut(t, m)
@@ -511,27 +588,66 @@ func TestWaiting(t *testing.T) {
 	}
 }
 
-// An entry of a newer format stops the node instead of being skipped.
-func TestNewerFormatStops(t *testing.T) {
-	m := open(t, t.TempDir())
-	defer shut(t, m)
-	data, err := proto.Marshal(&command.Batch{Format: command.Format + 1})
+// An entry of a newer format halts the node instead of being skipped: nothing
+// of it and behind it is applied, or goes into a snapshot.
+func TestNewerFormatHalts(t *testing.T) {
+	dir := t.TempDir()
+	m := open(t, dir)
+	entry := func(index uint64, format uint32) *raft.Log {
+		data, err := proto.Marshal(&command.Batch{Format: format})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &raft.Log{Index: index, Type: raft.LogCommand, Data: data}
+	}
+	m.ApplyBatch([]*raft.Log{entry(1, command.Base), entry(2, command.Format), entry(3, command.Format+1), entry(4, command.Base)})
+	m.ApplyBatch([]*raft.Log{entry(5, command.Base)})
+	select {
+	case <-m.Halted():
+	default:
+		t.Fatal("it goes on")
+	}
+	if err := m.Trouble(); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), fmt.Sprintf("feature level %d", command.Format+1)) {
+		t.Errorf("it says %v", err)
+	}
+	if m.AppliedIndex() != 2 || m.Level() != command.Format {
+		t.Errorf("applied %d at level %d", m.AppliedIndex(), m.Level())
+	}
+	if _, err := m.Snapshot(); err == nil {
+		t.Error("it gives a snapshot that Raft takes for one of entry 5")
+	}
+	shut(t, m)
+
+	m = open(t, dir) // as it was, so the entry is seen again
+	if m.AppliedIndex() != 2 || m.Level() != command.Format || m.Trouble() != nil {
+		t.Errorf("opened again: applied %d at level %d, %v", m.AppliedIndex(), m.Level(), m.Trouble())
+	}
+	shut(t, m)
+	db, err := bolt.Open(filepath.Join(dir, "state.db"), 0o600, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, l := range map[string]*raft.Log{
-		"newer":   {Index: 1, Type: raft.LogCommand, Data: data},
-		"garbage": {Index: 1, Type: raft.LogCommand, Data: []byte{0xff, 0xff}},
-	} {
-		func() {
-			defer func() {
-				if recover() == nil {
-					t.Errorf("%s: applied", name)
-				}
-			}()
-			m.Apply(l)
-		}()
+	err = db.Update(func(tx *bolt.Tx) error {
+		return tx.Bucket([]byte("meta")).Put([]byte("level"), binary.BigEndian.AppendUint64(nil, command.Format+1))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
 	}
+	if _, err := fsm.Open(dir, fsm.Options{}); !fault.Is(err, fault.Conflict) {
+		t.Errorf("a state of a newer level: %v", err)
+	}
+}
+
+// An entry that is none stops the node with a panic.
+func TestGarbageStops(t *testing.T) {
+	m := open(t, t.TempDir())
+	defer shut(t, m)
+	defer func() {
+		if recover() == nil {
+			t.Error("applied")
+		}
+	}()
+	m.Apply(&raft.Log{Index: 1, Type: raft.LogCommand, Data: []byte{0xff, 0xff}})
 }
 
 func TestStateFileOfAnotherProcess(t *testing.T) {

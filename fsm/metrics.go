@@ -25,8 +25,15 @@ func (m *Machine) Collectors() []prometheus.Collector {
 		read("muster_bbolt_read_transactions_total", "Read transactions on the state file.", true, func(s bolt.Stats, _ int64) float64 { return float64(s.TxN) }),
 		read("muster_bbolt_writes_total", "Writes of pages to the state file.", true, func(s bolt.Stats, _ int64) float64 { return float64(s.TxStats.GetWrite()) }),
 		read("muster_bbolt_write_seconds_total", "Time spent writing pages to the state file.", true, func(s bolt.Stats, _ int64) float64 { return s.TxStats.GetWriteTime().Seconds() }),
+		compactions("compacted", func() float64 { done, _ := m.Compactions(); return float64(done) }),
+		compactions("failed", func() float64 { _, failed := m.Compactions(); return float64(failed) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "muster_state_pending_bytes", Help: "Applied changes that are not in the state file yet."}, func() float64 { return float64(m.store.unwritten()) }),
 	}
+}
+
+func compactions(outcome string, count func() float64) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "muster_state_compactions_total", ConstLabels: prometheus.Labels{"outcome": outcome},
+		Help: "Compactions of the state file, which give its free pages back to the disk, by outcome."}, count)
 }
 
 func (s *store) stats() (bolt.Stats, int64) {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/muster-registry/muster/fault"
 )
 
 // imageMagic opens a Raft snapshot: a consistent copy of the state file, its
@@ -22,6 +24,9 @@ const imageMagic = "MUSTERI1"
 // Snapshot implements raft.FSM: it brings the state file up to the applied
 // index and pins it in a read transaction. Writes go on meanwhile.
 func (m *Machine) Snapshot() (raft.FSMSnapshot, error) {
+	if err := m.Trouble(); err != nil {
+		return nil, err // Raft believes that more was applied than was
+	}
 	tx, err := m.store.image()
 	if err != nil {
 		return nil, err
@@ -56,16 +61,26 @@ func writeImage(tx *bolt.Tx, w io.Writer) error {
 }
 
 // Restore implements raft.FSM: the whole state is replaced by the image, or,
-// when the image is not whole, nothing is. Raft stops the node then.
+// when the image is not whole, nothing is. Raft stops the node then. An image
+// that is older than the state changes nothing either.
 func (m *Machine) Restore(r io.ReadCloser) error {
 	defer func() { _ = r.Close() }()
 	path := m.path + ".restore"
-	if err := receiveImage(r, path); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	v, repeats, err := loadFile(path)
+	v, repeats, err := receiveState(r, path)
 	if err != nil {
-		return errors.Join(err, os.Remove(path))
+		if newer, ok := errors.AsType[*fault.Error](err); ok && newer.Code == fault.Conflict {
+			m.halt.now(newer)
+		}
+		if gone := os.Remove(path); !errors.Is(gone, os.ErrNotExist) {
+			err = errors.Join(err, gone)
+		}
+		return err
+	}
+	// Raft installs a snapshot that came late, too. What was shown once must not
+	// be taken back: raft applies the entries behind the snapshot again, and those
+	// up to the applied index are skipped.
+	if now := m.View(); v.ClusterID == now.ClusterID && v.Applied < now.Applied {
+		return os.Remove(path)
 	}
 	if m.recorder != nil {
 		m.recorder.Replaced(v.ClusterID, v.Revision)
@@ -81,20 +96,36 @@ func (m *Machine) Restore(r io.ReadCloser) error {
 	return nil
 }
 
+// receiveState makes a state file of a Raft snapshot, and loads it.
+func receiveState(r io.Reader, path string) (*View, *repeatTable, error) {
+	magic := make([]byte, len(imageMagic))
+	if _, err := io.ReadFull(r, magic); err != nil {
+		return nil, nil, fmt.Errorf("raft snapshot: read header: %w", err)
+	}
+	switch string(magic) {
+	case seedMagic:
+		v, err := receiveSeed(r, path)
+		return v, newRepeats(), err
+	case imageMagic:
+		if err := receiveImage(r, path); err != nil {
+			return nil, nil, err
+		}
+		return loadFile(path)
+	}
+	return nil, nil, fmt.Errorf("raft snapshot: begins with %q, not a muster state image", magic)
+}
+
 func receiveImage(r io.Reader, path string) error {
-	head := make([]byte, len(imageMagic)+8)
+	head := make([]byte, 8)
 	if _, err := io.ReadFull(r, head); err != nil {
 		return fmt.Errorf("raft snapshot: read header: %w", err)
-	}
-	if string(head[:len(imageMagic)]) != imageMagic {
-		return fmt.Errorf("raft snapshot: begins with %q, not a muster state image", head[:len(imageMagic)])
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	sum := sha256.New()
-	err = receive(f, r, int64(binary.BigEndian.Uint64(head[len(imageMagic):])), sum)
+	err = receive(f, r, int64(binary.BigEndian.Uint64(head)), sum)
 	return errors.Join(err, f.Close())
 }
 

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
@@ -76,11 +74,7 @@ func (b *batch) restoreCommit(op *command.RestoreCommit) (*command.Receipt, erro
 		b.endRestore()
 		return nil, fault.New(fault.InvalidSnapshot, "the staged snapshot is not whole: %v", err)
 	}
-	sum := sha256.New()
-	next, err := build(io.TeeReader(in.reader(begin), sum))
-	if err == nil && !bytes.Equal(sum.Sum(nil), begin.Sha256) {
-		err = fault.New(fault.InvalidSnapshot, "the staged snapshot is not the one that was announced: its SHA-256 differs")
-	}
+	next, err := b.m.restored(in.reader(begin), begin.Sha256)
 	if err != nil {
 		b.endRestore()
 		return nil, err
@@ -91,55 +85,52 @@ func (b *batch) restoreCommit(op *command.RestoreCommit) (*command.Receipt, erro
 	return b.took(), nil
 }
 
-// rebuilt is the content of a snapshot as tables and records.
-type rebuilt struct {
-	view    *View
-	header  snapshot.Header
-	records []record
-	loader  *loader
+// restored gives the tables of the snapshot in r, which has that SHA-256: those
+// that this node expects, or else made of what r holds.
+func (m *Machine) restored(r io.Reader, want []byte) (next *rebuilt, err error) {
+	sum := sha256.New()
+	r = io.TeeReader(r, sum)
+	if e := m.expected.Swap(nil); e != nil && bytes.Equal(e.sum, want) {
+		next = e.next
+		_, err = io.Copy(io.Discard, r)
+	} else {
+		// Whoever announced it has read it in full; it is the same, or refused here.
+		next, err = buildInto(r, nil, snapshot.ReadKnown)
+	}
+	if err == nil && !bytes.Equal(sum.Sum(nil), want) {
+		err = fault.New(fault.InvalidSnapshot, "the staged snapshot is not the one that was announced: its SHA-256 differs")
+	}
+	return next, err
 }
 
-type record struct {
-	bucket, key string
-	value       []byte
+// expectation is a snapshot that was loaded before it comes through the log.
+type expectation struct {
+	sum  []byte
+	next *rebuilt
 }
 
-// Record implements snapshot.Visitor.
-func (r *rebuilt) Record(bucket, key string, value []byte) error {
-	if !slices.Contains(Content, bucket) {
-		return fmt.Errorf("unknown section %q: written by a newer version?", bucket)
-	}
-	value = bytes.Clone(value)
-	r.records = append(r.records, record{bucket, key, value})
-	return r.loader.record(bucket, key, value)
-}
-
-// Header implements snapshot.Visitor.
-func (r *rebuilt) Header(h snapshot.Header) error { r.header = h; return nil }
-
-// build reads a snapshot into fresh tables. Every record is put through the
-// same loaders as at a start, so what cannot be loaded later is refused now.
-func build(r io.Reader) (*rebuilt, error) {
-	out := &rebuilt{view: emptyView()}
-	out.loader = newLoader(out.view, newRepeats())
-	if _, err := snapshot.Read(r, out); err != nil {
-		why := err.Error()
-		if f, ok := errors.AsType[*fault.Error](err); ok {
-			why = f.Detail // the code stands in the answer already
-		}
-		return nil, fault.Wrap(fault.InvalidSnapshot, err, "the snapshot cannot be restored: %s", why)
-	}
-	if err := out.loader.finish(); err != nil {
-		return nil, fault.Wrap(fault.InvalidSnapshot, err, "the snapshot cannot be restored: %v", err)
-	}
-	return out, nil
+// Expect spares this node from loading a snapshot again, which is about to be
+// restored and has that SHA-256, until forget is called. The plan is one that
+// Inspect gave for it, and is used up.
+func (m *Machine) Expect(p *Plan, sum []byte) (forget func()) {
+	e := &expectation{sum, p.next}
+	p.next = nil
+	m.expected.Store(e)
+	return func() { m.expected.CompareAndSwap(e, nil) }
 }
 
 // Plan is what restoring a snapshot would lead to.
 type Plan struct {
-	Header snapshot.Header
-	Counts registry.Counts
-	Hash   Hash
+	Header  snapshot.Header
+	Summary *snapshot.Summary
+	Counts  registry.Counts
+	Hash    Hash
+
+	next *rebuilt // nil once it is used
+}
+
+func (r *rebuilt) plan() *Plan {
+	return &Plan{Header: r.header, Summary: r.summary, Counts: r.view.Registry.Counts(), Hash: r.view.Hash, next: r}
 }
 
 // Inspect loads a whole snapshot beside the current state, which it does not
@@ -149,17 +140,14 @@ func Inspect(r io.Reader) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Plan{Header: next.header, Counts: next.view.Registry.Counts(), Hash: next.view.Hash}, nil
+	return next.plan(), nil
 }
 
 // swap makes the rebuilt content the state of this batch. What came before in
 // the same batch is overwritten by it, in the file too.
 func (b *batch) swap(next *rebuilt) {
 	for _, name := range Content {
-		b.delta.clear(name)
-	}
-	for _, r := range next.records {
-		b.delta.put(r.bucket, r.key, r.value)
+		b.delta.replace(name, next.records[name])
 	}
 	b.hash = next.view.Hash
 	signed := b.pol.Signed()
@@ -242,15 +230,19 @@ func (m *Machine) Export(w io.Writer, h snapshot.Header) error {
 	if err != nil {
 		return err
 	}
+	definitions, err := digests(tx)
+	if err != nil {
+		return err
+	}
 	for _, name := range Content {
-		if err := exportBucket(tx, out, name); err != nil {
+		if err := exportBucket(tx, out, name, definitions); err != nil {
 			return err
 		}
 	}
 	return out.Close()
 }
 
-func exportBucket(tx *bolt.Tx, out *snapshot.Writer, name string) error {
+func exportBucket(tx *bolt.Tx, out *snapshot.Writer, name string, definitions map[string]string) error {
 	if err := out.Section(name); err != nil {
 		return err
 	}
@@ -258,7 +250,12 @@ func exportBucket(tx *bolt.Tx, out *snapshot.Writer, name string) error {
 	if b == nil {
 		return nil
 	}
-	return b.ForEach(func(k, v []byte) error { return out.Put(string(k), v) })
+	return b.ForEach(func(k, v []byte) error {
+		if digest, known := definitions[string(k)]; known && name == registry.BucketDocuments && !isDigest(digest, v) {
+			return damagedDefinition(string(k))
+		}
+		return out.Put(string(k), v)
+	})
 }
 
 func activePolicy(tx *bolt.Tx) uint64 {

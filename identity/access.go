@@ -60,6 +60,22 @@ func (a *Access) RevokedCertificate(cert *x509.Certificate) bool {
 	return len(a.revoked) > 0 && a.any(certificateNames(cert))
 }
 
+// Foretell gives the grants that rules make to whoever shows a certificate that
+// is not signed yet, by the names and the public key in it; ok is false where
+// one of those has been revoked.
+func (a *Access) Foretell(cert *x509.Certificate) (grants []Grant, ok bool) {
+	p := newPrincipal("CN="+cert.Subject.CommonName, KindSPIFFE, "", []string{})
+	if len(cert.URIs) > 0 {
+		p.ID = cert.URIs[0].String()
+	}
+	p.Credential = Credential{Certificate: cert, foretold: true}
+	who := a.answer(p, [sha256.Size]byte{})
+	if who == nil {
+		return nil, false
+	}
+	return who.Grants, true
+}
+
 func (a *Access) any(names []revoked) bool {
 	return slices.ContainsFunc(names, func(n revoked) bool { _, is := a.revoked[n]; return is })
 }
@@ -166,6 +182,9 @@ var none = NewAccess(nil, nil)
 // revoked since, its token is gone, or its certificate's authority. Its roles may be others than before. No
 // provider is asked. tbl is the table of the newest state.
 func (a *Authenticator) Recheck(tbl *Table, p *Principal, now time.Time) (*Principal, error) {
+	if a.clock != nil {
+		now = a.clock.Now()
+	}
 	c := &p.Credential
 	if !c.ExpiresAt.IsZero() && !now.Before(c.ExpiresAt) {
 		return nil, errEnded

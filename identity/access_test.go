@@ -72,7 +72,8 @@ func shown(p *identity.Principal) string {
 func TestRulesGiveRoles(t *testing.T) {
 	people := provider{
 		"ann": outside("ann", "", `{"groups":["api_admin","staff"],"realm_access":{"roles":["deploy"]},"teams":["shop","web"]}`),
-		"bob": outside("bob", "", `{"groups":"staff","scope":"read write","teams":[],"level":3,"https://example.org/vip":true}`),
+		"bob": outside("bob", "", `{"groups":"staff","scope":"read write","teams":[],"level":3,"https://example.org/vip":true,"none":["",""]}`),
+		"svc": outside("spiffe://example.org/ns/shop/sa/web", "", `{}`),
 	}
 	a, err := identity.New(identity.Config{TrustDomain: "example.org", Outside: people})
 	if err != nil {
@@ -88,7 +89,7 @@ func TestRulesGiveRoles(t *testing.T) {
 			return a.Authenticate(context.Background(), tbl, "", conn, now)
 		}
 	}
-	ann, bob := header("ann"), header("bob")
+	ann, bob, likeID := header("ann"), header("bob"), header("svc")
 	pod := cert(certificate(t, "", "spiffe://example.org/ns/shop/sa/web"))
 	named := cert(certificate(t, "builder"))
 	own := cert(certificate(t, "", "spiffe://example.org/muster/role/viewer/ns/shop"))
@@ -114,15 +115,21 @@ func TestRulesGiveRoles(t *testing.T) {
 		"claim missing":      {ann, []string{`{"role":"publisher","namespaces_claim":"areas","match":{"provider":"corp","claims":{"groups":"staff"}}}`}, "[] []"},
 		"rules add up": {ann, []string{`{"role":"viewer","match":{"provider":"corp","claims":{"groups":"staff"}}}`, `{"role":"publisher","namespaces":["shop"],"match":{"provider":"corp","subject":"ann"}}`},
 			"[publisher] [shop] [viewer] []"},
-		"SPIFFE segment":    {pod, []string{`{"role":"publisher","namespaces":["shop"],"match":{"spiffe_id":"spiffe://example.org/ns/shop/sa/*"}}`}, "[publisher] [shop]"},
-		"SPIFFE rest":       {pod, []string{`{"role":"viewer","match":{"spiffe_id":"spiffe://example.org/ns/**"}}`}, "[viewer] []"},
-		"SPIFFE shorter":    {pod, []string{`{"role":"viewer","match":{"spiffe_id":"spiffe://example.org/ns/*"}}`}, "[] []"},
-		"other domain":      {pod, []string{`{"role":"viewer","match":{"spiffe_id":"spiffe://example.com/ns/**"}}`}, "[] []"},
-		"common name":       {named, []string{`{"role":"viewer","match":{"cn":"builder"}}`}, "[viewer] []"},
-		"not its name":      {named, []string{`{"role":"viewer","match":{"cn":"build"}}`}, "[] []"},
-		"URI as SAN":        {pod, []string{`{"role":"viewer","match":{"san":"spiffe://example.org/ns/shop/sa/web"}}`}, "[viewer] []"},
-		"with its own role": {own, []string{`{"role":"publisher","namespaces":["web"],"match":{"spiffe_id":"spiffe://example.org/muster/role/**"}}`}, "[publisher] [web] [viewer] [shop]"},
-		"a member never":    {member, []string{`{"role":"operator","match":{"cn":"n1"}}`, `{"role":"operator","match":{"spiffe_id":"spiffe://example.org/**"}}`}, "[] []"},
+		"SPIFFE segment":        {pod, []string{`{"role":"publisher","namespaces":["shop"],"match":{"spiffe_id":"spiffe://example.org/ns/shop/sa/*"}}`}, "[publisher] [shop]"},
+		"SPIFFE rest":           {pod, []string{`{"role":"viewer","match":{"spiffe_id":"spiffe://example.org/ns/**"}}`}, "[viewer] []"},
+		"SPIFFE shorter":        {pod, []string{`{"role":"viewer","match":{"spiffe_id":"spiffe://example.org/ns/*"}}`}, "[] []"},
+		"other domain":          {pod, []string{`{"role":"viewer","match":{"spiffe_id":"spiffe://example.com/ns/**"}}`}, "[] []"},
+		"common name":           {named, []string{`{"role":"viewer","match":{"cn":"builder"}}`}, "[viewer] []"},
+		"not its name":          {named, []string{`{"role":"viewer","match":{"cn":"build"}}`}, "[] []"},
+		"URI as SAN":            {pod, []string{`{"role":"viewer","match":{"san":"spiffe://example.org/ns/shop/sa/web"}}`}, "[viewer] []"},
+		"with its own role":     {own, []string{`{"role":"publisher","namespaces":["web"],"match":{"spiffe_id":"spiffe://example.org/muster/role/**"}}`}, "[publisher] [web] [viewer] [shop]"},
+		"a name beside an id":   {cert(certificate(t, "builder", "spiffe://example.org/ns/shop/sa/web")), []string{`{"role":"operator","match":{"cn":"builder"}}`, `{"role":"operator","match":{"san":"https://builder.example"}}`}, "[] []"},
+		"and of another domain": {cert(certificate(t, "builder", "spiffe://a.example/x", "https://builder.example")), []string{`{"role":"operator","match":{"cn":"builder"}}`, `{"role":"operator","match":{"san":"https://builder.example"}}`}, "[] []"},
+		"a URI without an id":   {cert(certificate(t, "builder", "https://builder.example")), []string{`{"role":"viewer","match":{"san":"https://builder.example"}}`}, "[viewer] []"},
+		"a sub like an id":      {likeID, []string{`{"role":"operator","match":{"spiffe_id":"spiffe://example.org/ns/**"}}`}, "[] []"},
+		"vouched for by name":   {likeID, []string{`{"role":"viewer","match":{"provider":"corp","spiffe_id":"spiffe://example.org/ns/**"}}`}, "[viewer] []"},
+		"an empty claim":        {bob, []string{`{"role":"publisher","namespaces_claim":"none","match":{"provider":"corp","claims":{"groups":"staff"}}}`}, "[] []"},
+		"a member never":        {member, []string{`{"role":"operator","match":{"cn":"n1"}}`, `{"role":"operator","match":{"spiffe_id":"spiffe://example.org/**"}}`}, "[] []"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var rules []*identity.Rule
@@ -205,7 +212,8 @@ func TestPatternsMatchBySegment(t *testing.T) {
 }
 
 func TestRevokedCredentialsAreRefused(t *testing.T) {
-	people := provider{"jwt-of-ann": outside("ann", "j-1", `{}`), "svid": outside("spiffe://example.org/ns/shop/sa/web", "", `{}`)}
+	people := provider{"jwt-of-ann": outside("ann", "j-1", `{}`), "jwt-of-bob": outside("s-4711", "", `{}`), "svid": outside("spiffe://example.org/ns/shop/sa/web", "", `{}`)}
+	people["jwt-of-bob"].ID = "oidc:corp/bob@example.org" // by another claim than sub
 	a, err := identity.New(identity.Config{TrustDomain: "example.org", Outside: people,
 		Static: []identity.Static{{Name: "operator", Role: "operator", Hash: identity.Hash(staticText)}}})
 	if err != nil {
@@ -221,20 +229,22 @@ func TestRevokedCredentialsAreRefused(t *testing.T) {
 		kind   string
 		value  string
 	}{
-		"own token":         {m.Text, nil, identity.RevokeToken, m.ID},
-		"own token by hash": {m.Text, nil, identity.RevokeToken, "sha256:" + strings.ToUpper(identity.Hash(m.Text))},
-		"own token by id":   {m.Text, nil, identity.RevokeSubject, "token:" + m.ID},
-		"static by name":    {staticText, nil, identity.RevokeToken, "operator"},
-		"static by hash":    {staticText, nil, identity.RevokeToken, "sha256:" + identity.Hash(staticText)},
-		"jti":               {"jwt-of-ann", nil, identity.RevokeJTI, "j-1"},
-		"sub":               {"jwt-of-ann", nil, identity.RevokeSubject, "ann"},
-		"principal":         {"jwt-of-ann", nil, identity.RevokeSubject, "corp:ann"},
-		"JWT by hash":       {"jwt-of-ann", nil, identity.RevokeToken, "sha256:" + identity.Hash("jwt-of-ann")},
-		"JWT-SVID":          {"svid", nil, identity.RevokeSPIFFE, "spiffe://example.org/ns/shop/sa/web"},
-		"serial":            {"", conn, identity.RevokeSerial, "00:" + strings.ToUpper(serial)},
-		"SPIFFE":            {"", conn, identity.RevokeSPIFFE, "spiffe://example.org/ns/shop/sa/web"},
-		"common name":       {"", conn, identity.RevokeSubject, "builder"},
-		"key":               {"", conn, identity.RevokeKey, identity.Fingerprint(leaf)},
+		"own token":            {m.Text, nil, identity.RevokeToken, m.ID},
+		"own token by hash":    {m.Text, nil, identity.RevokeToken, "sha256:" + strings.ToUpper(identity.Hash(m.Text))},
+		"own token by id":      {m.Text, nil, identity.RevokeSubject, "token:" + m.ID},
+		"static by name":       {staticText, nil, identity.RevokeToken, "operator"},
+		"static by hash":       {staticText, nil, identity.RevokeToken, "sha256:" + identity.Hash(staticText)},
+		"jti":                  {"jwt-of-ann", nil, identity.RevokeJTI, "j-1"},
+		"sub":                  {"jwt-of-ann", nil, identity.RevokeSubject, "ann"},
+		"principal":            {"jwt-of-ann", nil, identity.RevokeSubject, "corp:ann"},
+		"sub of another claim": {"jwt-of-bob", nil, identity.RevokeSubject, "s-4711"},
+		"the claim's name":     {"jwt-of-bob", nil, identity.RevokeSubject, "bob@example.org"},
+		"JWT by hash":          {"jwt-of-ann", nil, identity.RevokeToken, "sha256:" + identity.Hash("jwt-of-ann")},
+		"JWT-SVID":             {"svid", nil, identity.RevokeSPIFFE, "spiffe://example.org/ns/shop/sa/web"},
+		"serial":               {"", conn, identity.RevokeSerial, "00:" + strings.ToUpper(serial)},
+		"SPIFFE":               {"", conn, identity.RevokeSPIFFE, "spiffe://example.org/ns/shop/sa/web"},
+		"common name":          {"", conn, identity.RevokeSubject, "builder"},
+		"key":                  {"", conn, identity.RevokeKey, identity.Fingerprint(leaf)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			header := tc.header

@@ -39,6 +39,10 @@ type Config struct {
 	// authority; which ones count for whom may have changed since. nil: all do.
 	Chain func(chain []*x509.Certificate) error
 
+	// Clock is the time by which credentials end, in the place of the time that
+	// callers give; nil: theirs.
+	Clock *Clock
+
 	// Outside proves the bearer tokens that are not muster's own; nil: there
 	// are none.
 	Outside Verifier
@@ -62,6 +66,7 @@ type Verifier interface {
 // may be used from many goroutines.
 type Authenticator struct {
 	trustDomain string
+	clock       *Clock
 	outside     Verifier
 	unmapped    func(p *Principal, first bool)
 	chain       func([]*x509.Certificate) error
@@ -71,7 +76,7 @@ type Authenticator struct {
 // New makes an Authenticator; a static token without a usable hash or role is
 // an error.
 func New(cfg Config) (*Authenticator, error) {
-	a := &Authenticator{trustDomain: cfg.TrustDomain, outside: cfg.Outside, chain: cfg.Chain, unmapped: cfg.Unmapped, static: make(map[[sha256.Size]byte]*Principal, len(cfg.Static))}
+	a := &Authenticator{trustDomain: cfg.TrustDomain, clock: cfg.Clock, outside: cfg.Outside, chain: cfg.Chain, unmapped: cfg.Unmapped, static: make(map[[sha256.Size]byte]*Principal, len(cfg.Static))}
 	for _, s := range cfg.Static {
 		var sum [sha256.Size]byte
 		raw, err := hex.DecodeString(s.Hash)
@@ -109,8 +114,11 @@ func New(cfg Config) (*Authenticator, error) {
 // the table of the state the call is answered from; conn may be nil; now is
 // compared with expiries.
 func (a *Authenticator) Authenticate(ctx context.Context, tbl *Table, header string, conn *tls.ConnectionState, now time.Time) (*Principal, error) {
+	if a.clock != nil {
+		now = a.clock.Now()
+	}
 	if header != "" {
-		p, sum, err := a.bearer(ctx, tbl, header, now)
+		p, sum, err := a.bearer(ctx, tbl, header, now, a.outside)
 		if err != nil {
 			return nil, err
 		}
@@ -124,6 +132,32 @@ func (a *Authenticator) Authenticate(ctx context.Context, tbl *Table, header str
 		return a.complete(tbl, p, p.Credential.TextHash)
 	}
 	return nil, errMissing
+}
+
+// Stranger says whether Authenticate would refuse, as far as that can be told
+// without asking anybody, and without a signature to verify: there is no
+// credential, or none that anybody here could have issued.
+func (a *Authenticator) Stranger(tbl *Table, header string, conn *tls.ConnectionState, now time.Time) bool {
+	if header == "" {
+		return conn == nil || len(conn.VerifiedChains) == 0
+	}
+	if a.clock != nil {
+		now = a.clock.Now()
+	}
+	var outside Verifier
+	if a.outside != nil {
+		outside = perhaps{}
+	}
+	_, _, err := a.bearer(context.Background(), tbl, header, now, outside)
+	return err != nil
+}
+
+// perhaps takes every token for one of somebody's.
+type perhaps struct{}
+
+// Verify implements Verifier.
+func (perhaps) Verify(context.Context, string, [sha256.Size]byte, time.Time) (*Principal, error) {
+	return nil, nil
 }
 
 var (
@@ -144,7 +178,7 @@ func Bearer(header string) (string, bool) {
 }
 
 // bearer finds out whose token it is, and gives the hash of its text.
-func (a *Authenticator) bearer(ctx context.Context, tbl *Table, header string, now time.Time) (p *Principal, sum [sha256.Size]byte, err error) {
+func (a *Authenticator) bearer(ctx context.Context, tbl *Table, header string, now time.Time, outside Verifier) (p *Principal, sum [sha256.Size]byte, err error) {
 	text, ok := Bearer(header)
 	if !ok || text == "" {
 		return nil, sum, errScheme
@@ -157,8 +191,8 @@ func (a *Authenticator) bearer(ctx context.Context, tbl *Table, header string, n
 	if p, ok := a.static[sum]; ok {
 		return p, sum, nil
 	}
-	if !strings.HasPrefix(text, tokenPrefix) && a.outside != nil {
-		p, err := a.outside.Verify(ctx, text, sum, now)
+	if !strings.HasPrefix(text, tokenPrefix) && outside != nil {
+		p, err := outside.Verify(ctx, text, sum, now)
 		return p, sum, err
 	}
 	id, ok := idOf(text)

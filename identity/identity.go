@@ -17,7 +17,12 @@ const (
 	KindToken  = "token"  // a bearer token of muster's own
 	KindNode   = "node"   // the certificate of a member; it has no role as a client
 	KindOIDC   = "oidc"   // a bearer token of an identity provider's
+
+	KindAnonymous = "anonymous" // whoever asks a listener whose protocol has no credentials
 )
+
+// ProviderSPIFFE stands for the trust domains in the place of a provider's name.
+const ProviderSPIFFE = "spiffe"
 
 // Principal is who calls. It is shared between requests and never modified.
 type Principal struct {
@@ -54,6 +59,19 @@ type Credential struct {
 	ExpiresAt time.Time
 
 	base *Principal // as it was proven, where this is a completed copy
+
+	// foretold says that the certificate is not signed yet. Then every name in it
+	// counts: nobody gets one that some node might take for more than its id.
+	foretold bool
+}
+
+// Anonymous is everybody who asks a listener whose protocol has no credentials.
+// No namespaces means all of them.
+func Anonymous(role string, namespaces []string) *Principal {
+	if namespaces == nil {
+		namespaces = []string{}
+	}
+	return newPrincipal(KindAnonymous, KindAnonymous, role, namespaces)
 }
 
 // Grant is some roles in some namespaces.

@@ -15,7 +15,7 @@ import (
 const (
 	RevokeToken   = "token"   // one of muster's tokens: its id, the name of a static one, or sha256: and the hex SHA-256 of any bearer token's text
 	RevokeJTI     = "jti"     // a JWT by its id, whoever issued it
-	RevokeSubject = "subject" // everything that proves this sub, or this principal id
+	RevokeSubject = "subject" // everything that proves this sub, this common name, this name in a principal id, or the whole id
 	RevokeSerial  = "serial"  // a certificate by its serial number, in hex, whoever issued it
 	RevokeSPIFFE  = "spiffe"  // everything that proves this SPIFFE id
 	RevokeKey     = "key"     // certificates with this public key: the hex SHA-256 of its DER form (SubjectPublicKeyInfo)
@@ -125,6 +125,11 @@ func names(p *Principal) (all []revoked) {
 	add(RevokeJTI, c.JTI)
 	add(RevokeSubject, c.Subject)
 	add(RevokeSubject, p.ID)
+	// What names the caller need not be its sub: the configuration may say
+	// another claim.
+	if name, ok := strings.CutPrefix(p.ID, KindOIDC+":"+c.Provider+"/"); ok {
+		add(RevokeSubject, name)
+	}
 	for _, id := range []string{p.ID, c.Subject} {
 		if strings.HasPrefix(id, "spiffe://") {
 			add(RevokeSPIFFE, id)

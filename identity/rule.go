@@ -29,8 +29,8 @@ type Match struct {
 	Subject  string            `json:"subject,omitempty"`   // sub, exactly
 	Claims   map[string]Values `json:"claims,omitempty"`    // by name, or by path with dots; a list matches by any of its members
 	SPIFFEID string            `json:"spiffe_id,omitempty"` // * stands for one segment, a last ** for any number
-	CN       string            `json:"cn,omitempty"`        // common name of a certificate, exactly
-	SAN      string            `json:"san,omitempty"`       // DNS name, mail address or URI of a certificate, exactly
+	CN       string            `json:"cn,omitempty"`        // common name of a certificate without a SPIFFE id, exactly
+	SAN      string            `json:"san,omitempty"`       // DNS name, mail address or URI of such a certificate, exactly
 	Token    string            `json:"token,omitempty"`     // id of one of muster's tokens
 }
 
@@ -138,7 +138,7 @@ func (r *Rule) grant(p *Principal) (Grant, bool) {
 		return g, true
 	}
 	for _, ns := range claim(p.Claims, r.NamespacesClaim) {
-		if !slices.Contains(g.Namespaces, ns) {
+		if ns != "" && !slices.Contains(g.Namespaces, ns) {
 			g.Namespaces = append(g.Namespaces, ns)
 		}
 	}
@@ -156,9 +156,9 @@ func (m *Match) holds(p *Principal) bool {
 		m.Issuer != "" && m.Issuer != c.Issuer,
 		m.Subject != "" && m.Subject != c.Subject,
 		m.Token != "" && m.Token != c.TokenID,
-		m.SPIFFEID != "" && !MatchSPIFFE(m.SPIFFEID, spiffeOf(p)),
-		m.CN != "" && (c.Certificate == nil || c.Certificate.Subject.CommonName != m.CN),
-		m.SAN != "" && !hasSAN(c.Certificate, m.SAN):
+		m.SPIFFEID != "" && !MatchSPIFFE(m.SPIFFEID, m.spiffeOf(p)),
+		m.CN != "" && !c.named(func(cert *x509.Certificate) bool { return cert.Subject.CommonName == m.CN }),
+		m.SAN != "" && !c.named(func(cert *x509.Certificate) bool { return hasSAN(cert, m.SAN) }) && (m.SAN != p.ID || c.Certificate == nil):
 		return false
 	}
 	for name, values := range m.Claims {
@@ -170,20 +170,31 @@ func (m *Match) holds(p *Principal) bool {
 }
 
 // spiffeOf is the SPIFFE id that the credential proves: of a certificate, or of
-// a JWT-SVID.
-func spiffeOf(p *Principal) string {
-	if strings.HasPrefix(p.ID, "spiffe://") {
+// a JWT-SVID. What a provider says of its subject is one only for a rule that
+// names the provider: else each of them could vouch for every trust domain.
+func (m *Match) spiffeOf(p *Principal) string {
+	switch c := &p.Credential; {
+	case strings.HasPrefix(p.ID, spiffeScheme):
 		return p.ID
-	}
-	if strings.HasPrefix(p.Credential.Subject, "spiffe://") {
-		return p.Credential.Subject
+	case strings.HasPrefix(c.Subject, spiffeScheme) && (m.Provider != "" || m.Issuer != ""):
+		return c.Subject
 	}
 	return ""
 }
 
+const spiffeScheme = "spiffe://"
+
+// named asks about the names in a certificate that stands for them. One with a
+// SPIFFE id stands for that alone: who may sign ids of workloads, or of another
+// trust domain, may write any other name beside them.
+func (c *Credential) named(is func(*x509.Certificate) bool) bool {
+	return c.Certificate != nil && is(c.Certificate) &&
+		(c.foretold || !slices.ContainsFunc(c.Certificate.URIs, func(u *url.URL) bool { return strings.EqualFold(u.Scheme, "spiffe") }))
+}
+
 func hasSAN(cert *x509.Certificate, name string) bool {
-	return cert != nil && (slices.Contains(cert.DNSNames, name) || slices.Contains(cert.EmailAddresses, name) ||
-		slices.ContainsFunc(cert.URIs, func(u *url.URL) bool { return u.String() == name }))
+	return slices.Contains(cert.DNSNames, name) || slices.Contains(cert.EmailAddresses, name) ||
+		slices.ContainsFunc(cert.URIs, func(u *url.URL) bool { return u.String() == name })
 }
 
 // claim gives what a claim says, as text: of a list its members, of scope its

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -113,6 +114,17 @@ func Hash(text string) string {
 func ValidID(s string) bool {
 	return len(s) == idLength && strings.Trim(s, "0123456789abcdef") == ""
 }
+
+// Mask takes the secrets of tokens out of a text, such as a path into which
+// somebody put a token in the place of its id. The ids stay.
+func Mask(s string) string {
+	if !strings.Contains(s, tokenPrefix) {
+		return s
+	}
+	return tokenText.ReplaceAllString(s, "${1}***")
+}
+
+var tokenText = regexp.MustCompile(`(` + tokenPrefix + `[0-9a-f]{16}_)[A-Za-z0-9_-]+`)
 
 // idOf takes the id out of a token's text; false when the text has not the
 // form of a token of ours.

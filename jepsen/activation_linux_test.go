@@ -33,6 +33,7 @@ const (
 // is lost, and once an activation has returned no live, connected node answers
 // by an older one.
 func TestActivations(t *testing.T) {
+	thorough(t)
 	needWorld(t)
 	count := fewActivations
 	if v := os.Getenv(activationsEnv); v != "" {
@@ -151,7 +152,7 @@ func (a *activations) persist(ask func(*Node) *Answer, nodes []*Node) *Answer {
 	at := len(a.switches)
 	ctx, cancel := context.WithTimeout(a.ctx, time.Minute)
 	defer cancel()
-	a.must(until(ctx, func() error {
+	a.must(Until(ctx, func() error {
 		n := nodes[at%len(nodes)]
 		at++
 		if answer = ask(n); answer.Outcome == OK {
@@ -231,7 +232,7 @@ func (a *activations) back() {
 	want := a.marks[a.switches[len(a.switches)-1].revision]
 	ctx, cancel := context.WithTimeout(a.ctx, time.Minute)
 	defer cancel()
-	a.must(until(ctx, func() error {
+	a.must(Until(ctx, func() error {
 		for _, n := range a.Nodes {
 			var members struct {
 				Items []struct {

@@ -2,8 +2,10 @@ package jepsen
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 
@@ -12,15 +14,20 @@ import (
 	"github.com/muster-registry/muster/audit"
 )
 
-// Audited checks a node's audit trail: it verifies, and each acknowledged
+// Audited checks a node's audit trail: it verifies, also against what the
+// cluster knows of it, the node has no alarm of it, and each acknowledged
 // write stands in it once, or in what the node says it took over from another
 // with the state. It returns how many were found as lines.
-func (n *Node) Audited(ops []Op) (found int, err error) {
+func (n *Node) Audited(ctx context.Context, ops []Op) (found int, err error) {
 	files, err := filepath.Glob(n.file("data/audit/audit.log") + "*")
 	if err != nil {
 		return 0, err
 	}
-	if _, err := audit.Verify(files...); err != nil {
+	heads, err := n.heads(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := (audit.Check{Heads: heads}).Verify(files...); err != nil {
 		return 0, err
 	}
 	times := map[uint64]int{}
@@ -61,4 +68,30 @@ func (n *Node) Audited(ops []Op) (found int, err error) {
 		}
 	}
 	return found, errors.Join(errs[:min(len(errs), 10)]...)
+}
+
+// heads asks what the cluster knows of the trails.
+func (n *Node) heads(ctx context.Context) (map[string]audit.Head, error) {
+	if differs, err := n.Metric(ctx, "muster_audit_differs"); err != nil || differs != 0 {
+		return nil, fmt.Errorf("%s accuses its own trail: %v, %v", n.ID, differs, err)
+	}
+	a := n.Call(ctx, http.MethodGet, "/v1/audit/heads?consistency=linearizable", nil)
+	if a.Outcome != OK {
+		return nil, fmt.Errorf("audit heads of %s: %s", n.ID, a)
+	}
+	var list struct {
+		Items []struct {
+			Node string `json:"node"`
+			Seq  uint64 `json:"seq"`
+			Hash string `json:"hash"`
+		} `json:"items"`
+	}
+	if err := json.Unmarshal(a.Body, &list); err != nil {
+		return nil, err
+	}
+	heads := map[string]audit.Head{}
+	for _, h := range list.Items {
+		heads[h.Node] = audit.Head{Seq: h.Seq, Hash: h.Hash}
+	}
+	return heads, nil
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -25,6 +26,7 @@ type Settings struct {
 	Binary string // muster
 	Dir    string // for everything the cluster writes
 	Nodes  int    // 0: 3
+	Spares int    // hosts for nodes that are not of the cluster at first
 	// Config is merged into every node's configuration file, by top-level key.
 	Config map[string]any
 }
@@ -33,6 +35,8 @@ type Settings struct {
 type Cluster struct {
 	Net   *Network
 	Nodes []*Node
+	// Spares are laid out as the nodes are, and join them when they are started.
+	Spares []*Node
 	// Token has the role operator; CA is the file of the authority.
 	Token, CA string
 
@@ -50,6 +54,7 @@ type Node struct {
 	host    *Host
 	binary  string
 	process *Process
+	shifts  []shift // of its clock, by one goroutine
 }
 
 const (
@@ -63,7 +68,7 @@ func NewCluster(s Settings) (c *Cluster, err error) {
 		s.Nodes = 3
 	}
 	c = &Cluster{settings: s, Token: rand.Text() + rand.Text(), CA: filepath.Join(s.Dir, "ca.crt")}
-	if c.Net, err = NewNetwork(s.Nodes); err != nil {
+	if c.Net, err = NewNetwork(s.Nodes + s.Spares); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -100,7 +105,11 @@ func NewCluster(s Settings) (c *Cluster, err error) {
 		if err := c.configure(n, gossip); err != nil {
 			return nil, err
 		}
-		c.Nodes = append(c.Nodes, n)
+		if i < s.Nodes {
+			c.Nodes = append(c.Nodes, n)
+		} else {
+			c.Spares = append(c.Spares, n)
+		}
 	}
 	return c, nil
 }
@@ -109,15 +118,19 @@ func (n *Node) file(name string) string { return filepath.Join(n.Dir, name) }
 
 func (c *Cluster) configure(n *Node, gossip string) error {
 	var join []string
-	for _, h := range c.Net.Hosts {
+	for _, h := range c.Net.Hosts[:c.settings.Nodes] {
 		if h != n.host {
 			join = append(join, h.Peer+":7946")
 		}
 	}
+	expect := c.settings.Nodes
+	if n.Number >= expect {
+		expect = 0
+	}
 	config := map[string]any{
 		"node_id":  n.ID,
 		"data_dir": "data",
-		"cluster":  map[string]any{"trust_domain": domain, "bootstrap_expect": c.settings.Nodes, "join": join},
+		"cluster":  map[string]any{"trust_domain": domain, "bootstrap_expect": expect, "join": join},
 		"listen": map[string]any{
 			"control": n.host.Client + ":" + controlPort, "metrics": n.host.Client + ":9090",
 			"peer": n.host.Peer + ":8300", "gossip": n.host.Peer + ":7946",
@@ -141,6 +154,9 @@ func (c *Cluster) configure(n *Node, gossip string) error {
 func (n *Node) Start() (err error) {
 	if n.Running() {
 		return fmt.Errorf("%s runs already", n.ID)
+	}
+	if len(n.shifts) > 0 { // it begins with the right time
+		n.shifts = append(n.shifts, shift{at: time.Now()})
 	}
 	n.process, err = Launch(n.host.Command(n.binary, "server", "--config", n.file("muster.yaml")), n.Log)
 	return err
@@ -177,7 +193,8 @@ func (c *Cluster) Start(ctx context.Context) error {
 func (c *Cluster) Stop() error {
 	var errs []error
 	ends := make(chan error)
-	for _, n := range c.Nodes {
+	all := slices.Concat(c.Nodes, c.Spares)
+	for _, n := range all {
 		go func() {
 			if n.process == nil {
 				ends <- nil
@@ -194,7 +211,7 @@ func (c *Cluster) Stop() error {
 			ends <- err
 		}()
 	}
-	for range c.Nodes {
+	for range all {
 		errs = append(errs, <-ends)
 	}
 	return errors.Join(append(errs, c.Net.Close())...)
@@ -265,9 +282,9 @@ func (n *Node) Status(ctx context.Context) (*Status, error) {
 // hopeless is an error after which trying again cannot help.
 type hopeless struct{ error }
 
-// until tries again, often, until it works, is hopeless, or the context ends;
+// Until tries again, often, until it works, is hopeless, or the context ends;
 // then it gives the last reason.
-func until(ctx context.Context, try func() error) error {
+func Until(ctx context.Context, try func() error) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -289,7 +306,7 @@ func until(ctx context.Context, try func() error) error {
 // AwaitReady waits until every node says so of itself.
 func (c *Cluster) AwaitReady(ctx context.Context) error {
 	for _, n := range c.Nodes {
-		err := until(ctx, func() error {
+		err := Until(ctx, func() error {
 			if err := n.process.Died(); err != nil {
 				return hopeless{fmt.Errorf("%s: %w; its log is %s", n.ID, err, n.Log)}
 			}
@@ -309,7 +326,7 @@ func (c *Cluster) AwaitReady(ctx context.Context) error {
 
 // Leader returns the leader that a majority names, and its term.
 func (c *Cluster) Leader(ctx context.Context) (leader *Node, term uint64, err error) {
-	err = until(ctx, func() error {
+	err = Until(ctx, func() error {
 		votes := map[string]int{}
 		for _, n := range c.Nodes {
 			if !n.Running() {
@@ -337,7 +354,7 @@ func (c *Cluster) Leader(ctx context.Context) (leader *Node, term uint64, err er
 // revision of every node, itself included, and returns it. The load must have
 // ended.
 func (c *Cluster) Converge(ctx context.Context) (agreed Hash, err error) {
-	err = until(ctx, func() error {
+	err = Until(ctx, func() error {
 		agreed = Hash{}
 		for _, n := range c.Nodes {
 			s, err := n.Status(ctx)

@@ -25,7 +25,9 @@ type Op struct {
 	Status  int     `json:"status,omitzero"`
 	Code    string  `json:"code,omitzero"`
 	// Revision of the record that was written or read.
-	Revision  uint64 `json:"revision,omitzero"`
+	Revision uint64 `json:"revision,omitzero"`
+	// At is the revision of the state that an answer came from.
+	At        uint64 `json:"at,omitzero"`
 	Staleness int64  `json:"staleness_ms,omitzero"`
 	Detail    string `json:"detail,omitzero"`
 }
@@ -39,6 +41,16 @@ const (
 	CAS   Kind = "cas"
 	Read  Kind = "read" // linearizable
 	Local Kind = "local"
+	Beat  Kind = "beat"  // a heartbeat
+	Look  Kind = "look"  // a look-up of a service
+	Push  Kind = "push"  // a policy revision, activated
+	End   Kind = "end"   // a revocation
+	Knock Kind = "knock" // a call with a credential that may be revoked
+	Turn  Kind = "turn"  // a restore of a snapshot
+	Spend Kind = "spend" // a question whether a quota allows
+	Told  Kind = "told"  // an event of a watch
+	Open  Kind = "open"  // break-glass, in a namespace
+	Shut  Kind = "shut"  // its end
 	Fault Kind = "fault"
 )
 
@@ -70,7 +82,7 @@ func (h *History) Since(t time.Time) int64 { return int64(t.Sub(h.begin)) }
 // Add records what became of an operation.
 func (h *History) Add(op Op, a *Answer) Op {
 	op.Invoke, op.Return = h.Since(a.Invoke), h.Since(a.Return)
-	op.Outcome, op.Status, op.Code = a.Outcome, a.Status, a.Code
+	op.Outcome, op.Status, op.Code, op.At = a.Outcome, a.Status, a.Code, a.Revision()
 	if age, ok := a.Staleness(); ok {
 		op.Staleness = age.Milliseconds()
 	}

@@ -109,6 +109,7 @@ func (x *test) refused(n *Node, cut, healed time.Time) {
 // the leader is isolated again and again, once from its callers as well, and
 // between that stands still without knowing it, are linearizable.
 func TestRegister(t *testing.T) {
+	thorough(t)
 	x := cluster(t, nil)
 	r := Registers{History: x.history, Patience: patience}
 	begin := time.Now()

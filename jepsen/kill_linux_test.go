@@ -82,7 +82,7 @@ func (x *test) elsewhere(not *Node, after time.Time) (gap time.Duration) {
 	from := x.history.Since(after)
 	ctx, cancel := context.WithTimeout(x.ctx, slack*10*time.Second)
 	defer cancel()
-	x.must(until(ctx, func() error {
+	x.must(Until(ctx, func() error {
 		ops := x.history.Ops(func(op *Op) bool {
 			return op.Node != not.ID && op.changed() && op.Outcome == OK && op.Invoke >= from
 		})

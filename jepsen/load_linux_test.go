@@ -106,7 +106,7 @@ func (x *test) next(after time.Time, most time.Duration) time.Duration {
 	ctx, cancel := context.WithTimeout(x.ctx, most+slack*10*time.Second)
 	defer cancel()
 	var gap time.Duration
-	err := until(ctx, func() error {
+	err := Until(ctx, func() error {
 		// The history is in the order of returns.
 		ops := x.history.Ops(func(op *Op) bool { return op.changed() && op.Outcome == OK && op.Invoke >= from })
 		if len(ops) == 0 {
@@ -129,7 +129,7 @@ func (x *test) more(count int, nodes ...*Node) {
 	from := x.history.Since(time.Now())
 	ctx, cancel := context.WithTimeout(x.ctx, slack*15*time.Second)
 	defer cancel()
-	x.must(until(ctx, func() error {
+	x.must(Until(ctx, func() error {
 		for _, n := range nodes {
 			if got := x.history.Count(func(op *Op) bool {
 				return op.Node == n.ID && op.changed() && op.Outcome == OK && op.Invoke >= from
@@ -161,8 +161,8 @@ func (x *test) intact(s Set, since time.Time, least int) {
 		}
 		lines := 0
 		ctx, cancel := context.WithTimeout(x.ctx, 30*time.Second)
-		err = until(ctx, func() (err error) { // lines are written a moment after the change is applied
-			lines, err = n.Audited(ops)
+		err = Until(ctx, func() (err error) { // lines are written a moment after the change is applied
+			lines, err = n.Audited(ctx, ops)
 			return err
 		})
 		cancel()

@@ -39,6 +39,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, runRelay(of[0], of[1:]))
 		os.Exit(1)
 	}
+	if os.Getenv(clockEnv) != "" {
+		fmt.Fprintln(os.Stderr, runClock())
+		os.Exit(1)
+	}
 	code, err := start(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "jepsen:", err)
@@ -90,10 +94,24 @@ func needWorld(t *testing.T) {
 	if noWorld == nil {
 		return
 	}
-	if os.Getenv(rootEnv) == "1" {
-		t.Fatalf("%s=1, and yet: %v", rootEnv, noWorld)
+	leftOut(t, fmt.Errorf("real processes in network namespaces need root or user namespaces: %w", noWorld))
+}
+
+// thorough leaves a test out of the runs of all tests, where cells of the matrix
+// stand for it.
+func thorough(t *testing.T) {
+	t.Helper()
+	if os.Getenv(strictEnv) != "1" {
+		t.Skipf("LEFT OUT: it takes long; make jepsen (%s=1) runs it", strictEnv)
 	}
-	t.Skipf("LEFT OUT: real processes in network namespaces need root or user namespaces: %v", noWorld)
+}
+
+func leftOut(t *testing.T, why error) {
+	t.Helper()
+	if os.Getenv(rootEnv) == "1" {
+		t.Fatalf("%s=1, and yet: %v", rootEnv, why)
+	}
+	t.Skipf("LEFT OUT: %v", why)
 }
 
 // folder makes a folder for one test, which stays when the test fails.

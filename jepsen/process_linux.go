@@ -15,6 +15,7 @@ type Process struct {
 	wanted atomic.Bool   // we asked for its end
 	done   chan struct{} // closed at its end
 	err    error         // valid after done
+	wrong  wrong         // its wall clock
 }
 
 // Launch starts the command; its output is added to the log file.

@@ -33,7 +33,7 @@ func (r Registers) Get(ctx context.Context, c *Client, worker int, key string) O
 	a := c.Call(ctx, http.MethodGet, registerPath(key)+"?consistency=linearizable", nil)
 	switch {
 	case a.Outcome == OK:
-		op.Value, op.Revision = a.register()
+		op.Value, op.Revision = a.Register()
 	case a.Code == "service_not_found":
 		a.Outcome = OK // the empty register
 	}
@@ -59,12 +59,13 @@ func (r Registers) put(ctx context.Context, c *Client, op Op, header ...string) 
 	defer cancel()
 	a := c.Call(ctx, http.MethodPut, registerPath(op.Key), fmt.Appendf(nil, `{"description":%q}`, op.Value), header...)
 	if a.Outcome == OK {
-		_, op.Revision = a.register()
+		_, op.Revision = a.Register()
 	}
 	return r.History.Add(op, a)
 }
 
-func (a *Answer) register() (value string, revision uint64) {
+// Register reads a service, the answer of a register: its value and revision.
+func (a *Answer) Register() (value string, revision uint64) {
 	var record struct {
 		Description string `json:"description"`
 		Revision    uint64 `json:"revision"`

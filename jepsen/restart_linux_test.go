@@ -67,7 +67,7 @@ func (x *test) compacted(nodes []*Node, index uint64) {
 	x.Helper()
 	ctx, cancel := context.WithTimeout(x.ctx, slack*15*time.Second)
 	defer cancel()
-	x.must(until(ctx, func() error {
+	x.must(Until(ctx, func() error {
 		for _, n := range nodes {
 			last, err := n.Snapshot()
 			if err != nil {
@@ -182,7 +182,7 @@ func (l *look) done(least int) {
 	l.x.Helper()
 	ctx, cancel := context.WithTimeout(l.x.ctx, restartsWithin)
 	defer cancel()
-	l.x.must(until(ctx, func() error {
+	l.x.must(Until(ctx, func() error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if l.seen["whole"] < least {

@@ -89,7 +89,7 @@ func (x *test) lookLocally(ctx context.Context, n *Node, worker int) {
 		}
 		if a = n.Call(ctx, http.MethodGet, path, nil); a.Outcome == OK {
 			op.Key = "clock"
-			op.Value, op.Revision = a.register()
+			op.Value, op.Revision = a.Register()
 		}
 	}
 	if _, ok := a.Staleness(); a.Outcome == OK && !ok {
@@ -150,7 +150,7 @@ func (x *test) fresh(n *Node, healed time.Time) {
 	from := x.history.Since(healed)
 	ctx, cancel := context.WithTimeout(x.ctx, slack*10*time.Second)
 	defer cancel()
-	x.must(until(ctx, func() error {
+	x.must(Until(ctx, func() error {
 		if x.history.Count(func(op *Op) bool {
 			return op.Kind == Local && op.Node == n.ID && op.Outcome == OK && op.Invoke > from && op.Staleness < 500
 		}) < 10 {

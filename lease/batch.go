@@ -8,9 +8,10 @@ import (
 
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
+	"github.com/muster-registry/muster/registry"
 )
 
-// Method is the peer call that carries heartbeats to the leader.
+// Method is the peer call that carries heartbeats and reports to the leader.
 const Method = "lease.beat"
 
 // batchLimit bounds the heartbeats in one peer call.
@@ -31,8 +32,9 @@ type Batch struct {
 	queue chan beat
 }
 
+// beat is a heartbeat, or a report where its key has a check.
 type beat struct {
-	key  Key
+	Report
 	done chan error
 }
 
@@ -45,7 +47,17 @@ func NewBatch(call func(ctx context.Context, method string, payload []byte) ([]b
 // instance_not_found when the instance must register again, or why the leader
 // could not be reached.
 func (b *Batch) Beat(ctx context.Context, key Key) error {
-	one := beat{key: key, done: make(chan error, 1)}
+	return b.send(ctx, Report{Key: key})
+}
+
+// Report passes on what somebody says of a check of type ttl. It returns nil when
+// the leader has taken it, instance_not_found when the instance must register
+// again, not_found when it has no such check, or why the leader could not be
+// reached.
+func (b *Batch) Report(ctx context.Context, r Report) error { return b.send(ctx, r) }
+
+func (b *Batch) send(ctx context.Context, r Report) error {
+	one := beat{Report: r, done: make(chan error, 1)}
 	select {
 	case b.queue <- one:
 	case <-ctx.Done():
@@ -67,7 +79,7 @@ func (b *Batch) Run(ctx context.Context) {
 			return
 		case first := <-b.queue:
 			time.Sleep(linger)
-			b.send(ctx, b.drain(first))
+			b.carry(ctx, b.drain(first))
 		}
 	}
 }
@@ -85,26 +97,29 @@ func (b *Batch) drain(first beat) []beat {
 	return beats
 }
 
-func (b *Batch) send(ctx context.Context, beats []beat) {
+func (b *Batch) carry(ctx context.Context, beats []beat) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	unknown, err := b.exchange(ctx, beats)
+	absent, err := b.exchange(ctx, beats)
 	for i, one := range beats {
 		switch {
 		case err != nil:
 			one.done <- err
-		case unknown[uint32(i)]:
-			one.done <- fault.New(fault.InstanceNotFound, "service %s/%s has no instance %s; register it again", one.key.Namespace, one.key.Service, one.key.ID)
+		case absent[uint32(i)] == noInstance:
+			one.done <- fault.New(fault.InstanceNotFound, "service %s/%s has no instance %s; register it again", one.Key.Namespace, one.Key.Service, one.Key.ID)
+		case absent[uint32(i)] == noCheck:
+			one.done <- fault.New(fault.NotFound, "instance %s of service %s/%s has no check %s of type ttl to report about", one.Key.ID, one.Key.Namespace, one.Key.Service, one.Key.Check)
 		default:
 			one.done <- nil
 		}
 	}
 }
 
-func (b *Batch) exchange(ctx context.Context, beats []beat) (unknown map[uint32]bool, err error) {
+func (b *Batch) exchange(ctx context.Context, beats []beat) (absent map[uint32]Absence, err error) {
 	msg := &command.Beats{Keys: make([]*command.Beats_Key, len(beats))}
 	for i, one := range beats {
-		msg.Keys[i] = &command.Beats_Key{Namespace: one.key.Namespace, Service: one.key.Service, Id: one.key.ID}
+		msg.Keys[i] = &command.Beats_Key{Namespace: one.Key.Namespace, Service: one.Key.Service, Id: one.Key.ID,
+			Check: one.Key.Check, Status: one.Status, Output: registry.ClipOutput(one.Output)}
 	}
 	payload, err := proto.Marshal(msg)
 	if err != nil {
@@ -118,11 +133,14 @@ func (b *Batch) exchange(ctx context.Context, beats []beat) (unknown map[uint32]
 	if err := proto.Unmarshal(raw, &reply); err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "the leader's answer cannot be read")
 	}
-	unknown = make(map[uint32]bool, len(reply.Unknown))
+	absent = make(map[uint32]Absence, len(reply.Unknown)+len(reply.NoCheck))
 	for _, i := range reply.Unknown {
-		unknown[i] = true
+		absent[i] = noInstance
 	}
-	return unknown, nil
+	for _, i := range reply.NoCheck {
+		absent[i] = noCheck
+	}
+	return absent, nil
 }
 
 // Serve answers the peer call on the leader.
@@ -131,17 +149,35 @@ func (k *Keeper) Serve(ctx context.Context, payload []byte) ([]byte, error) {
 	if err := proto.Unmarshal(payload, &msg); err != nil {
 		return nil, fault.Wrap(fault.BadRequest, err, "the heartbeats cannot be read")
 	}
-	keys := make([]Key, len(msg.Keys))
+	keys, at := make([]Key, 0, len(msg.Keys)), make([]uint32, 0, len(msg.Keys))
+	var reports []Report
+	var reported []uint32
 	for i, key := range msg.Keys {
-		keys[i] = Key{key.Namespace, key.Service, key.Id}
+		to := Key{key.Namespace, key.Service, key.Id, key.Check}
+		if key.Check == "" {
+			keys, at = append(keys, to), append(at, uint32(i))
+		} else {
+			reports, reported = append(reports, Report{to, key.Status, key.Output}), append(reported, uint32(i))
+		}
 	}
 	unknown, err := k.Beat(ctx, keys)
 	if err != nil {
 		return nil, err
 	}
+	absent, err := k.Report(ctx, reports)
+	if err != nil {
+		return nil, err
+	}
 	reply := &command.BeatsReply{}
 	for _, i := range unknown {
-		reply.Unknown = append(reply.Unknown, uint32(i))
+		reply.Unknown = append(reply.Unknown, at[i])
+	}
+	for i, what := range absent {
+		if what == noInstance {
+			reply.Unknown = append(reply.Unknown, reported[i])
+		} else {
+			reply.NoCheck = append(reply.NoCheck, reported[i])
+		}
 	}
 	return proto.Marshal(reply)
 }

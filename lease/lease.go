@@ -1,4 +1,5 @@
-// Package lease owns the deadlines of instances. Heartbeats do not go through
+// Package lease owns the deadlines of instances, and of their checks of type
+// ttl, about which somebody must report. Heartbeats and reports do not go through
 // Raft: the leader keeps each instance's deadline in memory and proposes only
 // what changed, many instances in one command.
 //
@@ -6,6 +7,10 @@
 // to a tenth more so that they do not all end at once: an election or a restore
 // never empties the registry. An instance that stops is noticed after its TTL
 // plus at most a second, counted anew from an election.
+//
+// Silence counts only while the leader listens. Time in which it stood still is
+// not counted, and where next to nobody is heard of, the silence is taken to be
+// on the way here, once: see wave.
 //
 // The room refuses to touch records itself: it proposes, and Apply drops what
 // an instance's newer change has overtaken.
@@ -17,6 +22,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/muster-registry/muster/command"
@@ -26,11 +32,22 @@ import (
 // Tick is how often the leader looks for deadlines that have passed.
 const Tick = 250 * time.Millisecond
 
+// patience is how much of the time between two passes counts. What is above it
+// the leader spent standing still, or waiting for the log: it may have heard
+// nobody then.
+const patience = 4 * Tick
+
+// retry is when a change is proposed again that did not come back.
+const retry = 5 * time.Second
+
 // maxItems bounds one command of lease changes.
 const maxItems = 2048
 
-// Key names one instance.
-type Key struct{ Namespace, Service, ID string }
+// Key names one instance, or one of its checks.
+type Key struct {
+	Namespace, Service, ID string
+	Check                  string // empty: the instance itself
+}
 
 // State is what the keeper needs of the node it runs on.
 type State interface {
@@ -38,30 +55,41 @@ type State interface {
 	Propose(ctx context.Context, c *command.Command) (*command.Receipt, error)
 }
 
-// deadline is when the next thing happens to an instance that stays silent.
+// deadline is when the next thing happens to an instance that stays silent. Its
+// times are those of the keeper's clock.
 type deadline struct {
 	key     Key
 	at      time.Time
-	queued  time.Time // where it stands in the queue: at or earlier
-	expired bool      // the TTL has passed; what comes next is removal
+	queued  time.Time     // where it stands in the queue: at or earlier
+	removal bool          // what comes next is not expiry but removal
+	renewed uint64        // see registry.Instance.Renewed
+	beaten  bool          // it was renewed by a sign of life, or held before this node led
+	spared  bool          // given more time since the last one
+	last    time.Time     // sign of life; as good as one: registered, or held when this node began to lead
+	every   time.Duration // between its signs of life, rather too long than too short
 	pos     int
 }
 
 // Keeper holds the deadlines while this node leads. All methods may be called
 // from any goroutine.
 type Keeper struct {
-	state State
-	log   *slog.Logger
+	state     State
+	threshold float64
+	log       *slog.Logger
+	spared    atomic.Uint64
 
 	mu    sync.Mutex // guards the rest
 	on    bool
 	byKey map[Key]*deadline
 	queue queue
+	last  time.Time     // pass
+	stood time.Duration // still, in all: the clock is behind by as much
 }
 
-// New makes a keeper that holds nothing until Run.
-func New(state State, log *slog.Logger) *Keeper {
-	return &Keeper{state: state, log: log, byKey: map[Key]*deadline{}}
+// New makes a keeper that holds nothing until Run. Threshold is the share of a
+// service's instances that is not given up on their first silence; 0: none.
+func New(state State, threshold float64, log *slog.Logger) *Keeper {
+	return &Keeper{state: state, threshold: threshold, log: log, byKey: map[Key]*deadline{}}
 }
 
 // Run holds the deadlines and proposes what follows from them until the
@@ -75,8 +103,8 @@ func (k *Keeper) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-tick.C:
-			k.pass(ctx, now)
+		case <-tick.C:
+			k.pass(ctx, time.Now()) // a tick may have waited
 		}
 	}
 }
@@ -94,7 +122,7 @@ func (k *Keeper) Reset() {
 func (k *Keeper) rebuild(now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.on = true
+	k.on, k.last, k.stood = true, now, 0
 	clear(k.byKey)
 	k.queue = nil
 	k.state.Registry().EachInstance(func(in *registry.Instance) bool {
@@ -111,73 +139,137 @@ func (k *Keeper) forget() {
 	k.queue = nil
 }
 
+// clock is the time now without that in which this node stood still. The caller
+// holds the lock.
+func (k *Keeper) clock(now time.Time) time.Time {
+	return now.Add(-k.stood - max(0, now.Sub(k.last)-patience))
+}
+
+// advance is clock at a pass, after which the time counts again. The caller holds
+// the lock.
+func (k *Keeper) advance(now time.Time) time.Time {
+	if still := now.Sub(k.last) - patience; still > 0 {
+		k.stood += still
+		k.log.Warn("this node stood still, or waited for the log; silence in that time is not counted", "seconds", still.Seconds())
+	}
+	k.last = now
+	return k.clock(now)
+}
+
 // Changed follows changes of instances: called with the registry as it is
 // after them.
 func (k *Keeper) Changed(keys []Key, now *registry.Snapshot) {
-	at := time.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.on {
 		return
 	}
+	at := k.clock(time.Now())
 	for _, key := range keys {
 		if in, ok := now.Instance(key.Namespace, key.Service, key.ID); ok {
 			k.follow(in, at, false)
 		} else if d, held := k.byKey[key]; held {
-			heap.Remove(&k.queue, d.pos)
-			delete(k.byKey, key)
+			k.drop(d) // those of its checks go when they come up
 		}
 	}
 }
 
-// follow sets the deadline that belongs to the instance as it is now.
+// follow sets the deadlines that belong to the instance as it is now. What only
+// a check's result changed leaves those that run as they are.
 func (k *Keeper) follow(in *registry.Instance, now time.Time, spread bool) {
-	key := Key{in.Namespace, in.Service, in.ID}
-	expired := in.Status == registry.Critical && in.StatusBy == registry.ByLease
-	at := now.Add(time.Duration(in.TTL))
-	if expired {
-		at = now.Add(time.Duration(in.DeregisterAfter))
+	after, removal := next(in)
+	k.begin(Key{Namespace: in.Namespace, Service: in.Service, ID: in.ID}, in.Renewed(), now, after, removal, spread)
+	for i := range in.Checks {
+		c := &in.Checks[i]
+		if c.Type != registry.CheckTTL {
+			continue
+		}
+		after := c.TTL
+		if in.States[i].Status == registry.Critical {
+			after = 0
+		}
+		k.begin(Key{in.Namespace, in.Service, in.ID, c.ID}, in.Renewed(), now, after, false, spread)
 	}
-	if spread {
-		at = at.Add(time.Duration(rand.Int64N(max(int64(in.TTL)/10, 0) + 1)))
-	}
-	k.set(key, at, expired)
 }
 
-func (k *Keeper) set(key Key, at time.Time, expired bool) {
-	d, ok := k.byKey[key]
-	if !ok {
-		d = &deadline{key: key, at: at, queued: at, expired: expired}
-		k.byKey[key] = d
-		heap.Push(&k.queue, d)
+// next says what happens to the instance if nobody is heard of it, and when; 0:
+// nothing. Who has no lease is removed once its checks have failed for as long.
+func next(in *registry.Instance) (after registry.Duration, removal bool) {
+	own, by := in.Own()
+	switch {
+	case own == registry.Critical && by == registry.ByLease,
+		in.TTL == 0 && in.Status == registry.Critical && in.StatusBy == registry.ByChecks:
+		return in.DeregisterAfter, true
+	}
+	return in.TTL, false
+}
+
+func (k *Keeper) begin(key Key, renewed uint64, now time.Time, after registry.Duration, removal, spread bool) {
+	d, held := k.byKey[key]
+	if after == 0 {
+		if held {
+			k.drop(d)
+		}
 		return
 	}
-	d.at, d.expired = at, expired
+	if held && !spread && d.removal == removal && d.renewed == renewed {
+		return
+	}
+	at := now.Add(time.Duration(after))
+	if spread {
+		at = at.Add(time.Duration(rand.Int64N(max(int64(after)/10, 0) + 1)))
+	}
+	again := held && !removal && d.renewed != renewed // registering again is a sign of life, too
+	d = k.set(key, at, removal)
+	d.renewed, d.spared = renewed, false
+	if !held {
+		d.last, d.every, d.beaten = now, time.Duration(after)/3, spread // as documented, until it is known better
+	} else if again {
+		d.beat(now)
+	}
+}
+
+func (k *Keeper) drop(d *deadline) {
+	heap.Remove(&k.queue, d.pos)
+	delete(k.byKey, d.key)
+}
+
+func (k *Keeper) set(key Key, at time.Time, removal bool) *deadline {
+	d, ok := k.byKey[key]
+	if !ok {
+		d = &deadline{key: key, at: at, queued: at, removal: removal}
+		k.byKey[key] = d
+		heap.Push(&k.queue, d)
+		return d
+	}
+	d.at, d.removal = at, removal
 	// A later deadline stays where it is queued and is put back when it comes
 	// up: a heartbeat then costs a map look-up, not a walk through the queue.
 	if at.Before(d.queued) {
 		d.queued = at
 		heap.Fix(&k.queue, d.pos)
 	}
+	return d
 }
 
 // Beat renews the leases and gives the positions of the keys that are unknown:
-// those instances must register again. Instances that were critical or warning
-// pass again before it returns.
+// those instances must register again. Instances that were critical or warning,
+// and not by their checks, pass again before it returns.
 func (k *Keeper) Beat(ctx context.Context, keys []Key) (unknown []int, err error) {
-	now, reg := time.Now(), k.state.Registry()
+	reg := k.state.Registry()
 	var back []*command.Leases_Item
 	k.mu.Lock()
+	now := k.clock(time.Now())
 	for i, key := range keys {
 		in, ok := reg.Instance(key.Namespace, key.Service, key.ID)
 		if !ok {
 			unknown = append(unknown, i)
 			continue
 		}
-		if k.on {
-			k.set(key, now.Add(time.Duration(in.TTL)), false)
+		if k.on && in.TTL > 0 {
+			k.set(key, now.Add(time.Duration(in.TTL)), false).beat(now)
 		}
-		if in.Status == registry.Critical || in.Status == registry.Warning {
+		if own, _ := in.Own(); own == registry.Critical || own == registry.Warning {
 			back = append(back, item(in, command.Leases_BACK))
 		}
 	}
@@ -188,50 +280,61 @@ func (k *Keeper) Beat(ctx context.Context, keys []Key) (unknown []int, err error
 // pass proposes what the deadlines before now lead to.
 func (k *Keeper) pass(ctx context.Context, now time.Time) {
 	reg := k.state.Registry()
-	var items []*command.Leases_Item
+	// A lease's change is dropped when the record has changed, a check's is not.
+	var items, checks []*command.Leases_Item
 	k.mu.Lock()
-	for len(k.queue) > 0 && !k.queue[0].queued.After(now) && len(items) < maxItems {
+	now = k.advance(now)
+	if len(k.queue) == 0 || k.queue[0].queued.After(now) {
+		k.mu.Unlock()
+		return
+	}
+	w := newWave(reg, now)
+	for len(k.queue) > 0 && !k.queue[0].queued.After(now) && len(items)+len(checks) < maxItems {
 		d := k.queue[0]
-		if d.at.After(now) {
-			d.queued = d.at
-			heap.Fix(&k.queue, 0)
-			continue
-		}
 		in, ok := reg.Instance(d.key.Namespace, d.key.Service, d.key.ID)
-		if !ok {
-			heap.Pop(&k.queue)
-			delete(k.byKey, d.key)
+		switch {
+		case !ok:
+			k.drop(d)
 			continue
-		}
-		if it := due(in, d.expired); it != nil {
-			items = append(items, it)
-		}
-		// Asked again after a while, in case the proposal gets lost; the change
-		// itself comes back through Changed and sets the deadline that follows.
-		d.at = now.Add(5 * time.Second)
-		if in.Status == registry.Maintenance {
-			d.at = now.Add(time.Duration(in.TTL))
+		case d.at.After(now):
+		case d.key.Check != "":
+			it, ttl := silent(in, d.key.Check)
+			if it == nil {
+				k.drop(d)
+				continue
+			}
+			if !k.spare(d, in, ttl, w) {
+				checks = append(checks, it)
+				d.at = now.Add(retry)
+			}
+		case in.Status == registry.Maintenance:
+			d.at = now.Add(max(time.Duration(in.TTL), retry))
+			d.beaten = false // nobody expects to hear of it
+		case d.removal || !k.spare(d, in, in.TTL, w):
+			items = append(items, due(in, d.removal))
+			// Asked again after a while, in case the proposal gets lost; the change
+			// itself comes back through Changed and sets the deadline that follows.
+			d.at = now.Add(retry)
 		}
 		d.queued = d.at
 		heap.Fix(&k.queue, 0)
 	}
 	k.mu.Unlock()
-	if err := k.propose(ctx, items); err != nil && ctx.Err() == nil {
-		k.log.Warn("lease changes were not proposed; they will be again", "items", len(items), "error", err)
+	if w.spare > 0 {
+		k.spared.Add(uint64(w.spare))
+		k.log.Warn("so many have fallen silent at once that they are given their TTL once more", "instances", w.spare)
+	}
+	if err := k.propose(ctx, append(items, checks...)); err != nil && ctx.Err() == nil {
+		k.log.Warn("lease changes were not proposed; they will be again", "items", len(items)+len(checks), "error", err)
 	}
 }
 
-// due says what happens to a silent instance whose deadline has passed. An
-// instance in maintenance is left alone: its operator said so.
-func due(in *registry.Instance, expired bool) *command.Leases_Item {
-	switch {
-	case in.Status == registry.Maintenance:
-		return nil
-	case expired:
+// due says what happens to a silent instance whose deadline has passed.
+func due(in *registry.Instance, removal bool) *command.Leases_Item {
+	if removal {
 		return item(in, command.Leases_DEREGISTER)
-	default:
-		return item(in, command.Leases_EXPIRED)
 	}
+	return item(in, command.Leases_EXPIRED)
 }
 
 func item(in *registry.Instance, change command.Leases_Change) *command.Leases_Item {
@@ -249,18 +352,4 @@ func (k *Keeper) propose(ctx context.Context, items []*command.Leases_Item) erro
 		Op: &command.Command_Leases{Leases: &command.Leases{Items: items}},
 	})
 	return err
-}
-
-type queue []*deadline
-
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].queued.Before(q[j].queued) }
-func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i]; q[i].pos, q[j].pos = i, j }
-func (q *queue) Push(x any)        { d := x.(*deadline); d.pos = len(*q); *q = append(*q, d) }
-func (q *queue) Pop() any {
-	old := *q
-	d := old[len(old)-1]
-	old[len(old)-1] = nil
-	*q = old[:len(old)-1]
-	return d
 }

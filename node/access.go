@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"crypto/x509"
-	"encoding/binary"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -241,48 +240,13 @@ func (n *Node) unmapped(p *identity.Principal, first bool) {
 			names = append(names, short(name))
 		}
 	}
-	n.logger.Warn("a caller has proved who it is and no role rule is about it", "provider", provider, "kind", p.Kind, "claims", names)
+	n.metrics.unmappedTold.Do(func() { // a certificate is new with each connection
+		n.logger.Warn("a caller has proved who it is and no role rule is about it", "provider", provider, "kind", p.Kind, "claims", names)
+	})
 }
 
 // revokedNode says whether the cluster has revoked a node's certificate.
 func (n *Node) revokedNode(cert *x509.Certificate) bool {
 	a := n.credentials(n.machine.View()).Access()
 	return a != nil && a.RevokedCertificate(cert)
-}
-
-// Everywhere implements rest.Backend. Whom gossip takes for dead is not waited
-// for: it may as well be cut off.
-func (b backend) Everywhere(ctx context.Context, revision uint64) (pending []string, until time.Time) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.everywhere)
-	defer cancel()
-	payload := binary.BigEndian.AppendUint64(nil, revision)
-	members := b.cluster.Members()
-	reached := make([]bool, len(members))
-	var asks sync.WaitGroup
-	for i, m := range members {
-		asks.Go(func() {
-			for ctx.Err() == nil && !reached[i] && b.alive(m.ID) {
-				try, cancel := context.WithTimeout(ctx, oneTry)
-				_, err := b.cluster.CallNode(try, m.ID, methodReached, payload)
-				cancel()
-				if reached[i] = err == nil; reached[i] {
-					return
-				}
-				select {
-				case <-ctx.Done():
-				case <-time.After(50 * time.Millisecond):
-				}
-			}
-		})
-	}
-	asks.Wait()
-	for i, m := range members {
-		if !reached[i] {
-			pending = append(pending, m.ID)
-		}
-	}
-	if most := b.cfg.Isolation.MaxStaleness; len(pending) > 0 && most >= 0 {
-		until = time.Now().Add(most)
-	}
-	return pending, until
 }

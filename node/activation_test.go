@@ -107,6 +107,7 @@ func (r *relay) thaw() {
 // reaches its peer port. What it has not compiled is not activated, and the
 // refusal names it; a rollback does not wait for it.
 func TestActivationWaitsForALivingVoter(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 3)
 	const silent = 2
 	n := tr.nodes[silent]
@@ -114,7 +115,7 @@ func TestActivationWaitsForALivingVoter(t *testing.T) {
 	config, err := os.ReadFile(n.config)
 	must(t, err)
 	must(t, os.WriteFile(n.config, append(config, "advertise: {peer: \""+way.Addr().String()+"\"}\n"...), 0o600))
-	tr.nodes[0].patience = 4 * time.Second
+	tr.nodes[0].unlike.Patience = 4 * time.Second
 	tr.startAll()
 	ctx := t.Context()
 	c, err := client.New(client.Config{Addresses: []string{tr.nodes[0].control}, CACert: tr.file("ca.crt"), Token: tr.token, Timeout: 2 * time.Minute})

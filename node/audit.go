@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +19,7 @@ import (
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/fsm"
 	"github.com/muster-registry/muster/identity"
+	"github.com/muster-registry/muster/policy"
 )
 
 // AuditSettings say where the audit trail is kept.
@@ -28,8 +30,11 @@ type AuditSettings struct {
 	Keep        int           `yaml:"keep"`         // replaced files that stay; 0: all
 	OnFailure   string        `yaml:"on_failure"`   // refuse_writes, continue
 	Lookups     string        `yaml:"lookups"`      // that were answered: off, all
+	Decisions   string        `yaml:"decisions"`    // that refused no call: off, refusals, all
 
 	RefusalsPerSecond int `yaml:"refusals_per_second"` // of one caller that get a line each; 0: all
+
+	Mirror MirrorSettings `yaml:"mirror"`
 }
 
 // What a node does while its trail cannot be written.
@@ -38,11 +43,14 @@ const (
 	continueOn   = "continue"
 )
 
-// allOf is the setting for lines about every look-up.
-const allOf = "all"
+// What has lines of its own.
+const (
+	allOf    = "all"      // every look-up, every decision
+	refusals = "refusals" // decisions that said no
+)
 
 func auditDefaults() AuditSettings {
-	return AuditSettings{RotateSize: 100 << 20, Keep: 30, OnFailure: refuseWrites, Lookups: Off, RefusalsPerSecond: 20}
+	return AuditSettings{RotateSize: 100 << 20, Keep: 30, OnFailure: refuseWrites, Lookups: Off, Decisions: refusals, RefusalsPerSecond: 20, Mirror: mirrorDefaults()}
 }
 
 // file is the path, where it names a file.
@@ -73,10 +81,18 @@ func (s *AuditSettings) validate() (errs []error) {
 	default:
 		errs = append(errs, fmt.Errorf("audit.lookups: %q is none of off, all", s.Lookups))
 	}
+	switch s.Decisions {
+	case Off, refusals, allOf:
+	default:
+		errs = append(errs, fmt.Errorf("audit.decisions: %q is none of off, refusals, all", s.Decisions))
+	}
 	if s.RefusalsPerSecond < 0 {
 		errs = append(errs, errors.New("audit.refusals_per_second: must not be negative; 0 writes all"))
 	}
-	return errs
+	if s.Mirror.Type != "" && s.Path == Off {
+		errs = append(errs, errors.New("audit.mirror: there is nothing to mirror, since audit.path is off"))
+	}
+	return append(errs, s.Mirror.validate()...)
 }
 
 // openAudit goes on with the audit trail. It is closed after the machine.
@@ -92,16 +108,25 @@ func (n *Node) openAudit(reg prometheus.Registerer) error {
 	if s.Path == "" {
 		s.Path = filepath.Join(dir, "audit.log")
 	}
+	if err := n.openMirror(dir, reg); err != nil {
+		return err
+	}
 	v := n.machine.View()
 	t, err := audit.Open(audit.Options{
 		Path: s.Path, Node: n.cfg.NodeID, Size: int64(s.RotateSize), Age: s.RotateEvery, Keep: s.Keep, PerSecond: s.RefusalsPerSecond,
-		HeadFile: filepath.Join(dir, "head"), ClusterID: v.ClusterID, Revision: v.Revision, Logger: n.logger,
+		HeadFile: filepath.Join(dir, "head"), Asked: true, Mirror: n.mirror.trail(), ClusterID: v.ClusterID, Revision: v.Revision, Logger: n.logger,
 	}, audit.NewMetrics(reg))
 	if err != nil {
-		return fmt.Errorf("audit.path: %w", err)
+		return errors.Join(fmt.Errorf("audit.path: %w", err), n.mirror.close())
 	}
 	n.trail = t
-	n.machine.Record(recorder{t})
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "muster_audit_differs", Help: "1 while the audit trail is not the one whose head the cluster knows.",
+	}, func() float64 {
+		_, alarm := n.heads.state()
+		return map[bool]float64{true: 1}[alarm != ""]
+	}))
+	n.machine.Record(&recorder{Trail: t, mirror: n.mirror})
 	return nil
 }
 
@@ -109,7 +134,7 @@ func (n *Node) closeAudit() error {
 	if n.trail == nil {
 		return nil
 	}
-	return n.trail.Close()
+	return errors.Join(n.trail.Close(), n.mirror.close())
 }
 
 // reopenAudit begins the trail's file anew.
@@ -124,6 +149,9 @@ func (n *Node) reopenAudit() {
 
 // auditable refuses changes that could not be put on record.
 func (n *Node) auditable() error {
+	if err := n.mirror.full(); err != nil {
+		return err
+	}
 	if n.trail == nil || !n.trail.Failing() || n.cfg.Audit.OnFailure == continueOn {
 		return nil
 	}
@@ -137,47 +165,70 @@ func (n *Node) refused(r *door.Refusal) {
 		return
 	}
 	e := audit.Entry{
-		Time: time.Now(), Type: audit.Refusal, Principal: audit.Anonymous, Source: r.Source, Action: r.Action, Record: short(r.Record),
+		Time: time.Now(), Type: audit.Refusal, Principal: audit.Anonymous, Source: r.Form.Source, Operation: r.Operation, Call: short(r.Form.Call()),
 		DecisionID: r.Err.DecisionID, PolicyRevision: r.Err.PolicyRevision, RequestID: r.RequestID, TraceID: command.TraceID(r.Trace),
 		Outcome: audit.Refused, Status: r.Err.Code.Status(), Code: string(r.Err.Code),
 	}
 	if r.Who != nil {
 		e.Principal = r.Who.ID
 	}
+	e.Action, e.Record = asked(&r.Form, r.Operation, n.machine.View())
+	e.Record = short(e.Record)
 	if r.Err.Outcome == fault.Unknown {
 		e.Outcome = audit.Unknown
 	}
+	e.Request = n.mirror.form(&r.Form)
 	n.trail.Refused(e)
 }
 
 // refusedCall is refused for the policy port. who may be nil.
-func (n *Node) refusedCall(r *http.Request, who *identity.Principal, action, requestID string, err *fault.Error) {
-	n.refused(&door.Refusal{Who: who, Action: action, Record: r.Method + " " + r.URL.Path, Source: host(r.RemoteAddr),
-		RequestID: requestID, Trace: r.Header.Get("Traceparent"), Err: err})
+func (n *Node) refusedCall(r *http.Request, who *identity.Principal, handler, requestID string, err *fault.Error) {
+	n.refused(&door.Refusal{Who: who, Operation: "opa:" + handler, RequestID: requestID, Trace: r.Header.Get("Traceparent"), Err: err, Form: door.Form{
+		Method: r.Method, Path: r.URL.Path, Route: strings.Split(strings.Trim(r.URL.Path, "/"), "/"), Host: r.Host, Headers: r.Header, Source: host(r.RemoteAddr),
+	}})
 }
 
-// answered is who is told of every call after its answer; nil: nobody has to be.
+// answered is who is told of every look-up after its answer; nil: nobody has to be.
 func (n *Node) answered() func(*door.Answer) {
 	if n.trail == nil || n.cfg.Audit.Lookups != allOf {
 		return nil
 	}
-	return func(a *door.Answer) {
-		if a.Action.LookUp() && a.Status < 400 {
-			n.looked(a)
-		}
-	}
+	return n.looked
 }
 
 // looked puts a look-up on record that was answered.
 func (n *Node) looked(a *door.Answer) {
 	e := audit.Entry{
-		Time: time.Now(), Type: audit.Lookup, Principal: audit.Anonymous, Source: a.Form.Source, Action: a.Operation, Record: short(a.Record()),
+		Time: time.Now(), Type: audit.Lookup, Principal: audit.Anonymous, Source: a.Form.Source, Operation: a.Operation, Call: short(a.Form.Call()),
 		DecisionID: a.DecisionID, RequestID: a.RequestID, TraceID: command.TraceID(a.Form.Header("Traceparent")), Outcome: audit.Allowed, Status: a.Status,
 	}
 	if a.Who != nil {
 		e.Principal = a.Who.ID
 	}
-	n.trail.Looked(e)
+	e.Action, e.Record = asked(a.Form, a.Operation, n.machine.View())
+	e.Record = short(e.Record)
+	e.Request = n.mirror.form(a.Form)
+	n.trail.Looked(&e)
+}
+
+// decisionsTold puts the decisions on record that refused no call, as an observer
+// of all: what a policy says of a document that somebody sends. Those of calls
+// stand in the lines of the calls.
+type decisionsTold struct{ *Node }
+
+// Decided implements [policy.Observer].
+func (n decisionsTold) Decided(_ *policy.Revision, q *policy.Question, d *policy.Decision, _ time.Duration) {
+	if n.trail == nil || q.Input != nil || n.cfg.Audit.Decisions == Off || d.Allow && n.cfg.Audit.Decisions != allOf {
+		return
+	}
+	e := audit.Entry{
+		Time: time.Now(), Type: audit.Decision, Principal: q.Call.Principal, Source: q.Call.Source, Action: "authorize", Record: short("entrypoint " + d.EntryPoint),
+		DecisionID: d.ID, PolicyRevision: d.PolicyRevision, RequestID: q.Call.RequestID, TraceID: command.TraceID(q.Call.Trace), Outcome: audit.Refused,
+	}
+	if d.Allow {
+		e.Outcome = audit.Allowed
+	}
+	n.trail.Decided(e)
 }
 
 // refusedPeer puts a connection on record that the peer port refused.
@@ -202,8 +253,9 @@ func host(address string) string {
 	return address
 }
 
-// short bounds what strangers put into the trail.
+// short bounds what strangers put into the trail, and takes tokens out of it.
 func short(s string) string {
+	s = identity.Mask(s)
 	const most = 512
 	if len(s) > most {
 		return s[:most] + "…"
@@ -212,85 +264,22 @@ func short(s string) string {
 }
 
 // recorder tells the trail what the machine applied.
-type recorder struct{ *audit.Trail }
+type recorder struct {
+	*audit.Trail
+	mirror  *mirrored
+	entries []audit.Entry // room that is used again
+}
 
 // Changed implements fsm.Recorder.
-func (r recorder) Changed(changes []fsm.Change) {
-	entries := make([]audit.Entry, len(changes))
+func (r *recorder) Changed(changes []fsm.Change) {
 	for i := range changes {
-		entries[i] = changed(&changes[i])
+		e := changed(&changes[i])
+		e.Request = r.mirror.took(e.Principal, e.RequestID)
+		r.entries = append(r.entries, e)
 	}
-	r.Trail.Changed(entries)
-}
-
-// changed says what a change was, without what is in it.
-func changed(c *fsm.Change) audit.Entry {
-	cmd := c.Command
-	e := audit.Entry{
-		Time: time.Unix(0, cmd.Time), Type: audit.Change, Principal: cmd.Principal, Revision: c.Revision,
-		DecisionID: cmd.DecisionId, PolicyRevision: cmd.PolicyRevision, RequestID: cmd.RequestId, TraceID: cmd.TraceId, Filtered: cmd.Filtered,
-		Outcome: audit.Applied,
+	r.Trail.Changed(r.entries)
+	clear(r.entries)
+	if r.entries = r.entries[:0]; cap(r.entries) > 1<<12 {
+		r.entries = nil
 	}
-	switch op := cmd.Op.(type) {
-	case *command.Command_Put:
-		e.Action, e.Record = "update", named(op.Put.Kind, op.Put.Namespace, op.Put.Service, op.Put.Name)
-		if c.Created {
-			e.Action = "register"
-		}
-	case *command.Command_Delete:
-		e.Action, e.Record = "delete", named(op.Delete.Kind, op.Delete.Namespace, op.Delete.Service, op.Delete.Name)
-	case *command.Command_Status:
-		e.Action, e.Record = "status "+op.Status.Status, named(command.Kind_INSTANCE, op.Status.Namespace, op.Status.Service, op.Status.Name)
-	case *command.Command_Leases:
-		e.Action, e.Record = leaseActions[c.Lease.Change], named(command.Kind_INSTANCE, c.Lease.Namespace, c.Lease.Service, c.Lease.Name)
-	case *command.Command_PolicyStage:
-		e.Action, e.Record = "stage", "policy"
-	case *command.Command_PolicyActivate:
-		e.Action, e.Record = "activate", fmt.Sprintf("policy %d", op.PolicyActivate.Revision)
-		if op.PolicyActivate.Rollback {
-			e.Action = "roll back"
-		}
-	case *command.Command_PolicyShadow:
-		e.Action, e.Record = "shadow", fmt.Sprintf("policy %d", op.PolicyShadow.Revision)
-		if op.PolicyShadow.Stop {
-			e.Action, e.Record = "stop shadow", "policy"
-		}
-	case *command.Command_ClusterInit:
-		e.Action, e.Record, e.ClusterID = "init", "cluster", op.ClusterInit.ClusterId
-	case *command.Command_RestoreBegin:
-		e.Action, e.Record = "begin restore", "cluster"
-	case *command.Command_RestoreCommit:
-		e.Action, e.Record = "restore", "cluster"
-	case *command.Command_RestoreAbort:
-		e.Action, e.Record = "abort restore", "cluster"
-	default:
-		e.Action = fmt.Sprintf("%T", op)
-	}
-	return e
-}
-
-var leaseActions = map[command.Leases_Change]string{
-	command.Leases_EXPIRED:    "lease expired",
-	command.Leases_BACK:       "lease renewed",
-	command.Leases_DEREGISTER: "lease deregistered",
-}
-
-// named writes a record's key as "version default/cart/1.0.0".
-func named(kind command.Kind, namespace, service, name string) string {
-	switch kind {
-	case command.Kind_SERVICE:
-		return "service " + namespace + "/" + name
-	case command.Kind_VERSION:
-		return "version " + namespace + "/" + service + "/" + name
-	case command.Kind_INSTANCE:
-		return "instance " + namespace + "/" + service + "/" + name
-	case command.Kind_TOKEN:
-		return "token " + name
-	case command.Kind_SETTING: // the service is the kind of setting
-		if namespace == "" {
-			return service + " " + name
-		}
-		return service + " " + namespace + "/" + name
-	}
-	return name
 }

@@ -64,6 +64,7 @@ func (tr *trial) awaitLine(i int, what string, match func(*audit.Entry) bool) au
 // call once in that of the node it was sent to; the trails verify, also after
 // a restart of all.
 func TestAuditTrail(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 3)
 	tr.startAll()
 	ctx := context.Background()
@@ -106,12 +107,12 @@ func TestAuditTrail(t *testing.T) {
 		_, _ = conn.Read(make([]byte, 1)) // TLS 1.3: the refusal comes after the client is done
 		_ = conn.Close()
 	}
-	if e := tr.awaitLine(0, "a wrong token", func(e *audit.Entry) bool { return e.Code == "unauthenticated" }); e.Principal != "anonymous" || e.Status != 401 || e.Source != "127.0.0.1" || !strings.HasPrefix(e.Record, "GET /v1/namespaces/default/services/cart") {
+	if e := tr.awaitLine(0, "a wrong token", func(e *audit.Entry) bool { return e.Code == "unauthenticated" }); e.Principal != "anonymous" || e.Status != 401 || e.Source != "127.0.0.1" || !strings.HasPrefix(e.Call, "GET /v1/namespaces/default/services/cart") || e.Action != "lookup" || e.Record != "service default/cart" {
 		t.Errorf("%+v", e)
 	}
 	for i := range tr.nodes {
 		e := tr.awaitLine(i, "a refusal by policy", func(e *audit.Entry) bool { return e.Code == "policy_denied" })
-		if e.Principal != "token:operator" || e.DecisionID == "" || e.PolicyRevision != 1 || e.Event != "policy_evaluation" || !strings.HasSuffix(e.Record, fmt.Sprintf("nameless%d", i)) {
+		if e.Principal != "token:operator" || e.DecisionID == "" || e.PolicyRevision != 1 || e.Event != "policy_evaluation" || e.Action != "register" || e.Record != fmt.Sprintf("service default/nameless%d", i) {
 			t.Errorf("node %d: %+v", i+1, e)
 		}
 	}
@@ -165,6 +166,7 @@ func (tr *trial) awaitFile(name string) {
 // TestUnwritableTrail: a node whose trail cannot be written takes no changes, and
 // takes them again when it can.
 func TestUnwritableTrail(t *testing.T) {
+	t.Parallel()
 	if _, err := os.Stat("/dev/full"); err != nil {
 		t.Log("there is no /dev/full here to stand for a full disk")
 		return

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -22,6 +23,7 @@ import (
 // The peer calls this room answers.
 const (
 	methodSubmit   = "submit"          // an intent, for the leader
+	methodTry      = "try"             // one that must change nothing: a leader of before it does not know it
 	methodReached  = "state.reached"   // whether the node has a revision
 	methodPrepared = "policy.prepared" // whether the node has compiled a policy revision
 	methodImpact   = "policy.impact"   // how the shadow has differed on the node
@@ -76,6 +78,9 @@ func (b backend) Ready() error {
 	return b.broken()
 }
 
+// Votes implements rest.Backend.
+func (b backend) Votes() error { return b.cluster.Votes() }
+
 // IsLeader implements door.Backend.
 func (b backend) IsLeader() bool { return b.cluster.IsLeader() }
 
@@ -85,9 +90,16 @@ func (b backend) Decider() policy.Decider { return b.decider }
 // Submit implements door.Backend: the leader executes the intent, wherever it is.
 func (b backend) Submit(ctx context.Context, in *command.Intent) (*command.Receipt, error) {
 	if err := b.auditable(); err != nil {
+		if full := b.roomFor(in.Command); full != nil && b.cluster.IsLeader() {
+			return nil, full // which is why
+		}
 		return nil, err
 	}
+	b.mirror.called(in)
 	if b.cluster.IsLeader() {
+		if err := b.roomFor(in.Command); err != nil {
+			return nil, err
+		}
 		receipt, err := b.gate.Execute(ctx, in)
 		if !fault.Is(err, fault.NoLeader) || fault.From(err).Outcome == fault.Unknown {
 			return receipt, err
@@ -99,7 +111,11 @@ func (b backend) Submit(ctx context.Context, in *command.Intent) (*command.Recei
 	if err != nil {
 		return nil, err
 	}
-	raw, err := b.cluster.Call(ctx, methodSubmit, payload)
+	method := methodSubmit
+	if in.DryRun {
+		method = methodTry
+	}
+	raw, err := b.cluster.Call(ctx, method, payload)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +131,7 @@ func (n *Node) serveSubmit(ctx context.Context, _ string, payload []byte) ([]byt
 	if err := proto.Unmarshal(payload, in); err != nil {
 		return nil, fault.Wrap(fault.BadRequest, err, "the intent cannot be read")
 	}
-	if err := n.auditable(); err != nil {
+	if err := cmp.Or(n.roomFor(in.Command), n.auditable()); err != nil {
 		return nil, err
 	}
 	receipt, err := n.gate.Execute(ctx, in)
@@ -128,6 +144,11 @@ func (n *Node) serveSubmit(ctx context.Context, _ string, payload []byte) ([]byt
 // Heartbeat implements door.Backend.
 func (b backend) Heartbeat(ctx context.Context, namespace, service, id string) error {
 	return b.beats.Beat(ctx, lease.Key{Namespace: namespace, Service: service, ID: id})
+}
+
+// Report implements door.Backend.
+func (b backend) Report(ctx context.Context, namespace, service, id, check, status, output string) error {
+	return b.beats.Report(ctx, lease.Report{Key: lease.Key{Namespace: namespace, Service: service, ID: id, Check: check}, Status: status, Output: output})
 }
 
 // log is the replicated log as the gate and the leases see it.
@@ -152,5 +173,5 @@ func (n *Node) admission() admit.State {
 
 // again tells by which results Apply asks for another admission.
 func again(err error) bool {
-	return errors.Is(err, fsm.ErrStale) || errors.Is(err, fsm.ErrPolicyChanged) || errors.Is(err, setting.ErrStale) || errors.Is(err, policy.ErrOvertaken)
+	return errors.Is(err, fsm.ErrStale) || errors.Is(err, fsm.ErrPolicyChanged) || errors.Is(err, fsm.ErrConditionsChanged) || errors.Is(err, setting.ErrStale) || errors.Is(err, policy.ErrOvertaken)
 }

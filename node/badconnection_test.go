@@ -118,6 +118,7 @@ func TestSlowConnections(t *testing.T) {
 // are opened, headers that never end, settings and pings without an end. Others
 // are served, and nothing of it stays; headers without an end are cut off.
 func TestHostileStreams(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 1)
 	tr.startAll()
 	e := newEdge(t, tr)

@@ -55,6 +55,9 @@ func (e *edge) definitions(t *testing.T) {
 		if want := `{"rule":"no-scheme-http","severity":"high","path":"/schemes/0",`; record.status != 200 || !strings.Contains(string(record.body), want) {
 			t.Errorf("%d %s, want %s", record.status, record.body, want)
 		}
+		e.send(t, node, "HTTP/2.0", call{"PUT", "/v1/quotas", strings.NewReader(laughs), []string{"Content-Type", "application/yaml"}}).want(t, 422, fault.InvalidDefinition)
+		e.send(t, node, "HTTP/2.0", call{"PUT", "/v1/quotas", strings.NewReader("a: &a [*a]"), []string{"Content-Type", "application/yaml"}}).want(t, 422, fault.InvalidDefinition)
+		e.send(t, node, "HTTP/2.0", call{"PUT", "/v1/quotas", strings.NewReader("a: ["), []string{"Content-Type", "application/yaml"}}).want(t, 400, fault.BadRequest)
 		for format, documents := range bodies {
 			for _, d := range documents {
 				body, err := json.Marshal(map[string]string{"format": format, "content": d})

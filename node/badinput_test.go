@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"runtime"
@@ -33,6 +34,7 @@ func TestBadInput(t *testing.T) {
 
 	t.Run("row 1, a body over the limit", e.tooLarge)
 	t.Run("row 1, a body over the limit, announced", e.announced)
+	t.Run("row 1, a body over the limit, sent in whole", e.wholeBodies)
 	t.Run("rows 2 to 6, bodies", e.bodies)
 	t.Run("row 6, names in paths", e.names)
 	t.Run("row 7, paths", e.paths)
@@ -121,6 +123,44 @@ func (e *edge) announced(t *testing.T) {
 			must(t, err)
 			read(t, res).want(t, 413, fault.TooLarge)
 			conn.Close()
+		}
+	})
+}
+
+// Who sends all of a body before it looks for the answer gets one as well, on
+// every port, also where nothing takes the body.
+func (e *edge) wholeBodies(t *testing.T) {
+	const size = 5 << 20
+	body := bytes.Repeat([]byte{' '}, size)
+	e.each(t, func(t *testing.T, node int) {
+		n := e.tr.nodes[node]
+		for _, c := range []struct {
+			base, method, path string
+			status             int
+		}{
+			{n.control, "PUT", cartPath, 413}, {n.control, "PUT", "/v1/quotas", 413}, {n.control, "PUT", "/v1/agent/service/register", 413},
+			{n.control, "PUT", "/v1/nothing", 404}, {n.control, "PUT", "/v1/services", 405}, {n.control, "PUT", "/v1/kv/a", 501}, {n.control, "PUT", "/v1//services", 400},
+			{n.policy, "POST", "/v1/data/a", 413}, {n.policy, "POST", "/nothing", 404},
+		} {
+			for _, length := range []string{fmt.Sprintf("Content-Length: %d", size), "Transfer-Encoding: chunked"} {
+				conn, err := tls.Dial("tcp", strings.TrimPrefix(c.base, "https://"), &tls.Config{RootCAs: e.pool, NextProtos: []string{"http/1.1"}})
+				must(t, err)
+				must(t, conn.SetDeadline(time.Now().Add(time.Minute)))
+				what := fmt.Sprintf("%s %s, %s", c.method, c.path, length)
+				fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n%s\r\n\r\n", c.method, c.path, e.tr.token, length)
+				if strings.HasPrefix(length, "T") {
+					fmt.Fprintf(conn, "%x\r\n%s\r\n0\r\n\r\n", size, body)
+				} else if _, err := conn.Write(body); err != nil {
+					t.Errorf("%s: cut off while it sends: %v", what, err)
+				}
+				res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Errorf("%s: no answer: %v", what, err)
+				} else if a := read(t, res); a.status != c.status {
+					t.Errorf("%s: %d %s", what, a.status, a.body)
+				}
+				conn.Close()
+			}
 		}
 	})
 }

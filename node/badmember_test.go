@@ -12,6 +12,7 @@ import (
 // Bad input, row 19, end to end: who does not belong is not taken in, is told
 // why, and changes nothing.
 func TestStrangersAreNotTakenIn(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 3)
 	tr.startAll()
 	e := newEdge(t, tr)
@@ -37,8 +38,8 @@ func TestStrangersAreNotTakenIn(t *testing.T) {
 		}
 		// What the stranger does not know it does not answer.
 		tr.nodes = nodes
-		e.send(t, stranger, "HTTP/2.0", call{method: "GET", path: cartPath}).want(t, 503, fault.NotReady)
-		e.send(t, stranger, "HTTP/2.0", call{"PUT", cartPath, strings.NewReader(`{"owner":"x"}`), nil}).want(t, 503, fault.NotReady)
+		e.once(t, stranger, "HTTP/2.0", call{method: "GET", path: cartPath}).want(t, 503, fault.NotReady)
+		e.once(t, stranger, "HTTP/2.0", call{"PUT", cartPath, strings.NewReader(`{"owner":"x"}`), nil}).want(t, 503, fault.NotReady)
 	}
 
 	t.Run("a node id used twice", func(t *testing.T) {

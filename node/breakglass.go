@@ -14,7 +14,7 @@ import (
 // openBreakGlass makes what lifts refusals; decisions go through it.
 func (n *Node) openBreakGlass() {
 	settings := func() *setting.Table { return n.machine.View().Settings }
-	n.override = breakglass.New(settings, time.Now, n.logger)
+	n.override = breakglass.New(settings, n.clock.Now, n.logger)
 	n.metrics.reg.MustRegister(n.override.Collectors()...)
 	n.openings = breakglass.NewKeeper(settings, func(ctx context.Context, namespace string, revision uint64) error {
 		_, err := n.cluster.Propose(ctx, &command.Command{Principal: "muster", Time: time.Now().UnixNano(), Op: &command.Command_Delete{Delete: &command.Delete{

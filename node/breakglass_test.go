@@ -40,6 +40,7 @@ func (e *edge) metricsOf(t *testing.T, node int) string {
 }
 
 func TestBreakGlass(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 3)
 	tr.configure(t, "webhook: {allow: [127.0.0.0/8]}\n")
 	tr.startAll()

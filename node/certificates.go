@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/muster-registry/muster/identity/spiffe"
 	"github.com/muster-registry/muster/pki"
+	"github.com/muster-registry/muster/pki/issuer"
 )
 
 // credentials are the node's certificates and the CAs it believes, as they
@@ -23,6 +25,9 @@ type credentials struct {
 	clients tls.Certificate
 	trusted []*x509.Certificate
 	pool    *x509.CertPool
+
+	workload []*x509.Certificate // authorities that count for workloads alone
+	all      *x509.CertPool      // those, and the trusted ones
 }
 
 // certificates follow the files: what they hold counts from the next handshake
@@ -34,6 +39,7 @@ type certificates struct {
 	logger  *slog.Logger
 	now     func() time.Time
 	tickets *tickets
+	issuer  *issuer.Issuer // of certificates for workloads; nil: there is none
 	current atomic.Pointer[credentials]
 	made    atomic.Pointer[listener]
 
@@ -67,7 +73,7 @@ func openCertificates(t TLSSettings, nodeID, trustDomain string, trust *spiffe.T
 }
 
 // tlsFiles are the contents of the files that the settings name.
-type tlsFiles struct{ ca, cert, key, controlCert, controlKey []byte }
+type tlsFiles struct{ ca, cert, key, controlCert, controlKey, workloadCA []byte }
 
 func (c *certificates) read() (f tlsFiles, sum [sha256.Size]byte, err error) {
 	h := sha256.New()
@@ -77,6 +83,7 @@ func (c *certificates) read() (f tlsFiles, sum [sha256.Size]byte, err error) {
 	}{
 		{"tls.ca", c.files.CA, &f.ca}, {"tls.cert", c.files.Cert, &f.cert}, {"tls.key", c.files.Key, &f.key},
 		{"tls.control_cert", c.files.ControlCert, &f.controlCert}, {"tls.control_key", c.files.ControlKey, &f.controlKey},
+		{"tls.workload_ca", c.files.WorkloadCA, &f.workloadCA},
 	} {
 		if one.file == "" {
 			continue
@@ -97,6 +104,12 @@ func (c *certificates) parse(f tlsFiles) (*credentials, error) {
 		return nil, fmt.Errorf("tls.ca: %s: %w", c.files.CA, err)
 	}
 	cr.pool = pki.Pool(cr.trusted)
+	if c.files.WorkloadCA != "" {
+		if cr.workload, err = pki.DecodeCertificates(f.workloadCA); err != nil {
+			return nil, fmt.Errorf("tls.workload_ca: %s: %w", c.files.WorkloadCA, err)
+		}
+	}
+	cr.all = pki.Pool(slices.Concat(cr.trusted, cr.workload))
 	if cr.node, err = tls.X509KeyPair(f.cert, f.key); err != nil {
 		return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
 	}
@@ -190,7 +203,7 @@ func (c *certificates) peer() (*tls.Certificate, *x509.CertPool) {
 
 func (c *certificates) use(cr *credentials) {
 	c.current.Store(cr)
-	c.trust.SetOwn(cr.trusted, nil)
+	c.trust.SetOwn(cr.trusted, cr.workload)
 }
 
 // listener is the TLS side of the ports for clients, made of credentials and of
@@ -218,6 +231,7 @@ func (c *certificates) listener() *tls.Config {
 	}
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cr.clients},
+		Time:       func() time.Time { return c.now() },
 		ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool, NextProtos: []string{"h2", "http/1.1"},
 		// The pool is of all domains: which of them signed is looked at here, at
 		// each handshake, resumed ones too.
@@ -238,7 +252,7 @@ func (c *certificates) listener() *tls.Config {
 
 // listed is a certificate in use, as metrics and health name it.
 type listed struct {
-	listener string // control, peer, ca
+	listener string // control, peer, ca, workload_ca, issuer
 	cert     *x509.Certificate
 }
 
@@ -246,7 +260,33 @@ type listed struct {
 // first, and of a chain what ends first.
 func (c *certificates) list() []listed {
 	cr := c.current.Load()
-	return []listed{{"control", first(cr.clients)}, {"peer", first(cr.node)}, {"ca", soonest(cr.trusted)}}
+	all := []listed{{"control", first(cr.clients)}, {"peer", first(cr.node)}, {"ca", soonest(cr.trusted)}}
+	if cr.workload != nil {
+		all = append(all, listed{"workload_ca", soonest(cr.workload)})
+	}
+	if c.issuer != nil {
+		if chain, err := c.issuer.Authority(); err == nil && chain != nil {
+			all = append(all, listed{"issuer", soonest(chain)})
+		}
+	}
+	return all
+}
+
+// authority says why nobody would believe the authority that makes certificates
+// of workloads; nil where all is well, there is none, or it is outside.
+func (c *certificates) authority() error {
+	if c.issuer == nil {
+		return nil
+	}
+	chain, err := c.issuer.Authority()
+	if err != nil || chain == nil {
+		return err
+	}
+	_, err = chain[0].Verify(x509.VerifyOptions{Roots: c.current.Load().all, Intermediates: pki.Pool(chain[1:]), CurrentTime: c.now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	if err != nil {
+		return fmt.Errorf("certificates.cert is not an authority that tls.ca or tls.workload_ca leads to, so nobody would accept what it signs: %w", err)
+	}
+	return nil
 }
 
 func first(chain tls.Certificate) *x509.Certificate {
@@ -312,6 +352,9 @@ func (c *certificates) health() (lines []string) {
 	trusted := c.current.Load().trusted
 	if len(trusted) > 1 {
 		lines = append(lines, fmt.Sprintf("[+] %d authorities are trusted", len(trusted)))
+	}
+	if err := c.authority(); err != nil {
+		lines = append(lines, "[!] no certificates are issued: "+oneLine(err))
 	}
 	lines = append(lines, c.trust.Health()...)
 	c.mu.Lock()

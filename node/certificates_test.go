@@ -74,6 +74,7 @@ func readyz(tr *trial, node int) (string, error) {
 // New certificates count on every listener without a restart; connections that
 // are open stay; what is broken is refused and told of.
 func TestCertificatesAreReloaded(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 1)
 	tr.startAll()
 	self := tr.nodes[0]
@@ -236,6 +237,7 @@ func TestCertificatesAreReloaded(t *testing.T) {
 
 // A node does not start with a certificate that its peers would refuse.
 func TestNodeRefusesWrongCertificate(t *testing.T) {
+	t.Parallel()
 	for name, r := range map[string]pki.Request{"another node's": {Node: "n7"}, "a client's": {Role: "operator"}} {
 		tr := newTrial(t, 1)
 		_, crt, key := tr.issued(tr.ca, r)
@@ -251,6 +253,7 @@ func TestNodeRefusesWrongCertificate(t *testing.T) {
 
 // TLS 1.3 is the rule; 1.2 is for clients, only where it is set.
 func TestOlderTLSOnlyWhereItIsSet(t *testing.T) {
+	t.Parallel()
 	for _, min := range []string{"1.3", "1.2"} {
 		t.Run(min, func(t *testing.T) {
 			tr := newTrial(t, 1)

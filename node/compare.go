@@ -17,6 +17,9 @@ const (
 	methodHashAt   = "state.hash"     // the state hash after a Raft entry
 	methodDiverged = "state.diverged" // tells a node that its state is not the cluster's
 
+	// divergedFile in data_dir marks a node whose state is not the cluster's.
+	divergedFile = "diverged"
+
 	compareEvery = 2 * time.Second
 	compareWait  = 2 * time.Second // for a node to reach the index
 )
@@ -30,7 +33,7 @@ type divergence struct {
 }
 
 func openDivergence(dataDir string) (*divergence, error) {
-	d := &divergence{path: filepath.Join(dataDir, "diverged")}
+	d := &divergence{path: filepath.Join(dataDir, divergedFile)}
 	b, err := os.ReadFile(d.path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -72,6 +75,7 @@ func (d *divergence) set(why string) error {
 func (n *Node) compareStates(ctx context.Context) {
 	tick := time.NewTicker(compareEvery)
 	defer tick.Stop()
+	defer n.split.Store(false) // the next leader sees for itself
 	for {
 		select {
 		case <-ctx.Done():
@@ -121,7 +125,7 @@ func (n *Node) compareAt(ctx context.Context, index uint64) {
 		}
 	}
 	split := right == "" && len(votes) > 1
-	n.metrics.split.Set(map[bool]float64{true: 1}[split])
+	n.split.Store(split)
 	if split {
 		n.logger.Error("the nodes differ in their state, and no majority agrees: compare them with muster cluster status before anything else", "index", index, "states", len(votes))
 		return

@@ -8,11 +8,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/muster-registry/muster/api/consul"
 	"github.com/muster-registry/muster/identity/provider"
 	"github.com/muster-registry/muster/policy/git"
 )
@@ -35,17 +37,23 @@ type Config struct {
 	GossipKeyFile     string `yaml:"gossip_key_file"`     // a file with the same
 	OperatorTokenFile string `yaml:"operator_token_file"` // a token that has the role operator
 
-	Isolation IsolationSettings `yaml:"isolation"`
-	Policy    PolicySettings    `yaml:"policy"`
-	Webhook   WebhookSettings   `yaml:"webhook"`
-	Limits    LimitSettings     `yaml:"limits"`
-	Identity  IdentitySettings  `yaml:"identity"`
-	Watch     WatchSettings     `yaml:"watch"`
-	Quota     QuotaSettings     `yaml:"quota"`
-	Raft      RaftSettings      `yaml:"raft"`
-	Audit     AuditSettings     `yaml:"audit"`
-	Tracing   TracingSettings   `yaml:"tracing"`
-	Log       LogSettings       `yaml:"log"`
+	Isolation    IsolationSettings   `yaml:"isolation"`
+	Policy       PolicySettings      `yaml:"policy"`
+	Webhook      WebhookSettings     `yaml:"webhook"`
+	Health       HealthSettings      `yaml:"health"`
+	Limits       LimitSettings       `yaml:"limits"`
+	Identity     IdentitySettings    `yaml:"identity"`
+	Certificates CertificateSettings `yaml:"certificates"`
+	Watch        WatchSettings       `yaml:"watch"`
+	Discovery    DiscoverySettings   `yaml:"discovery"`
+	DNS          DNSSettings         `yaml:"dns"`
+	Quota        QuotaSettings       `yaml:"quota"`
+	Raft         RaftSettings        `yaml:"raft"`
+	Snapshots    SnapshotSettings    `yaml:"snapshots"`
+	Audit        AuditSettings       `yaml:"audit"`
+	Tracing      TracingSettings     `yaml:"tracing"`
+	Consul       ConsulSettings      `yaml:"consul"`
+	Log          LogSettings         `yaml:"log"`
 
 	Secrets Secrets `yaml:"-"`
 
@@ -53,21 +61,15 @@ type Config struct {
 	Stdout, Stderr io.Writer `yaml:"-"`
 }
 
-// ClusterSettings says which cluster the node belongs to.
-type ClusterSettings struct {
-	TrustDomain     string   `yaml:"trust_domain"`     // of the SPIFFE ids in certificates
-	BootstrapExpect int      `yaml:"bootstrap_expect"` // nodes that form the cluster; 0: this node only joins one
-	Join            []string `yaml:"join"`             // gossip addresses of other nodes, host:port
-}
-
 // ListenSettings are the addresses to listen on, host:port. "off" turns
-// policy and metrics off; the others are needed.
+// policy, metrics and DNS off; the others are needed.
 type ListenSettings struct {
 	Control string `yaml:"control"`
 	Policy  string `yaml:"policy"`
 	Metrics string `yaml:"metrics"`
 	Peer    string `yaml:"peer"`
 	Gossip  string `yaml:"gossip"`
+	DNS     string `yaml:"dns"` // UDP and TCP
 }
 
 // AdvertiseSettings are the addresses that others reach this node by,
@@ -86,6 +88,7 @@ type TLSSettings struct {
 	Key         string `yaml:"key"`
 	ControlCert string `yaml:"control_cert"`
 	ControlKey  string `yaml:"control_key"`
+	WorkloadCA  string `yaml:"workload_ca"` // authorities of workloads, which can sign no node and no role
 	MinVersion  string `yaml:"min_version"` // "1.3", or "1.2" for clients only
 }
 
@@ -177,6 +180,8 @@ type RaftSettings struct {
 	SnapshotInterval  time.Duration `yaml:"snapshot_interval"`
 	SnapshotThreshold uint64        `yaml:"snapshot_threshold"` // log entries
 	TrailingLogs      uint64        `yaml:"trailing_logs"`      // log entries kept after a snapshot
+	DiskStall         time.Duration `yaml:"disk_stall"`         // that a write to the log may take before others are to lead; 0: any time
+	DiskReserve       Size          `yaml:"disk_reserve"`       // that stays free where data_dir is; 0: none
 }
 
 // LogSettings shape the node's own log on standard error.
@@ -187,11 +192,13 @@ type LogSettings struct {
 
 // Secrets are the values of the settings that name secrets, read by [Load].
 type Secrets struct {
-	GossipKey      []byte
-	OperatorToken  string // empty: only certificates and stored tokens are accepted
-	GitWebhook     string // empty: no webhook is believed
-	RedisPassword  string // of the quotas; empty: none
-	TracingHeaders string // sent to the collector of spans; empty: none
+	GossipKey     []byte
+	OperatorToken string // empty: only certificates and stored tokens are accepted
+	GitWebhook    string // empty: no webhook is believed
+	RedisPassword string // of the quotas; empty: none
+	// SnapshotSecretKey goes with the access key of the bucket for snapshots.
+	SnapshotSecretKey string
+	TracingHeaders    string // sent to the collector of spans; empty: none
 
 	Providers []provider.Config // of identities, with theirs
 }
@@ -202,13 +209,14 @@ const Off = "off"
 // Defaults returns the configuration that an empty file stands for.
 func Defaults() *Config {
 	return &Config{
-		Cluster: ClusterSettings{TrustDomain: "muster"},
-		Listen:  ListenSettings{Control: "127.0.0.1:8443", Policy: "127.0.0.1:8181", Metrics: "127.0.0.1:9090", Peer: "127.0.0.1:8300", Gossip: "127.0.0.1:7946"},
+		Cluster: clusterDefaults(),
+		Listen:  ListenSettings{Control: "127.0.0.1:8443", Policy: "127.0.0.1:8181", Metrics: "127.0.0.1:9090", Peer: "127.0.0.1:8300", Gossip: "127.0.0.1:7946", DNS: Off},
 		TLS:     TLSSettings{MinVersion: "1.3"},
 		Policy: PolicySettings{DecisionLog: decisionLogDefaults(), Git: GitSettings{
 			Branch: "main", Interval: time.Minute, Timeout: time.Minute, Mode: string(git.ModeStage), RequireSignedCommits: true,
 			Username: "git", MaxSize: 32 << 20, MaxObjects: 100_000,
 		}},
+		Health:    healthDefaults(),
 		Isolation: IsolationSettings{MaxStaleness: 30 * time.Second},
 		Limits: LimitSettings{
 			Body: 4 << 20, Definition: 16 << 20, JSONDepth: 64, Headers: 64 << 10,
@@ -216,14 +224,19 @@ func Defaults() *Config {
 			Connections: 20_000, ConnectionsPerAddress: 5_000, InFlight: 10_000, Changes: 1024, QueueWait: 10 * time.Second,
 			Blocked: 10_000, BlockedPerCaller: 1000, Bodies: 256 << 20, FailureRate: 1000, FailureBurst: 5000,
 		},
-		Watch: WatchSettings{History: 16_384, HistoryBytes: 16 << 20, Watchers: 20_000},
+		Discovery: DiscoverySettings{ZoneShare: 0.5},
+		DNS:       dnsDefaults(),
+		Watch:     WatchSettings{History: 16_384, HistoryBytes: 16 << 20, Watchers: 20_000},
 		Raft: RaftSettings{
 			HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond, LeaderLease: 500 * time.Millisecond,
 			SnapshotInterval: 30 * time.Second, SnapshotThreshold: 65_536, TrailingLogs: 16_384,
+			DiskStall: 2 * time.Second, DiskReserve: 64 << 20,
 		},
-		Identity: IdentitySettings{SessionCache: 64 << 20},
-		Audit:    auditDefaults(), Tracing: tracingDefaults(),
-		Log: LogSettings{Level: "info", Format: "text"},
+		Identity:     IdentitySettings{SessionCache: 64 << 20},
+		Certificates: certificateDefaults(),
+		Audit:        auditDefaults(), Tracing: tracingDefaults(), Snapshots: snapshotDefaults(),
+		Consul: ConsulSettings{Datacenter: consul.DefaultDatacenter},
+		Log:    LogSettings{Level: "info", Format: "text"},
 	}
 }
 
@@ -232,7 +245,7 @@ func Defaults() *Config {
 // file or, by env, from MUSTER_GOSSIP_KEY, MUSTER_GOSSIP_KEY_FILE, MUSTER_OPERATOR_TOKEN,
 // MUSTER_OPERATOR_TOKEN_FILE, MUSTER_GIT_WEBHOOK_SECRET,
 // MUSTER_GIT_WEBHOOK_SECRET_FILE, MUSTER_REDIS_PASSWORD,
-// MUSTER_REDIS_PASSWORD_FILE, MUSTER_TRACING_HEADERS, MUSTER_TRACING_HEADERS_FILE and, for each identity provider,
+// MUSTER_REDIS_PASSWORD_FILE, MUSTER_TRACING_HEADERS, MUSTER_TRACING_HEADERS_FILE, MUSTER_SNAPSHOTS_SECRET_KEY, MUSTER_SNAPSHOTS_SECRET_KEY_FILE and, for each identity provider,
 // MUSTER_IDENTITY_<NAME>_CLIENT_SECRET and the same with _FILE, which win over the file, as do
 // MUSTER_QUOTA_REQUESTS_PER_SECOND and MUSTER_QUOTA_BURST_CAPACITY. The error holds one
 // sentence per mistake, each of which says what to do.
@@ -249,10 +262,11 @@ func Load(path string, env func(string) string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range append(append(c.Policy.DecisionLog.paths(), c.Identity.paths()...),
+	for _, p := range append(slices.Concat(c.Policy.DecisionLog.paths(), c.Identity.paths(), c.Certificates.paths(), c.Audit.Mirror.paths()),
 		&c.DataDir, c.Audit.file(), &c.GossipKeyFile, &c.OperatorTokenFile, &c.Quota.RedisPasswordFile, &c.Tracing.CA, &c.Tracing.HeadersFile,
+		&c.Snapshots.Folder, &c.Snapshots.S3.SecretKeyFile, &c.Snapshots.S3.CAFile,
 		&c.Policy.Git.TokenFile, &c.Policy.Git.CAFile, &c.Policy.Git.SSHKeyFile, &c.Policy.Git.KnownHostsFile, &c.Policy.Git.WebhookSecretFile,
-		&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key, &c.TLS.ControlCert, &c.TLS.ControlKey,
+		&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key, &c.TLS.ControlCert, &c.TLS.ControlKey, &c.TLS.WorkloadCA,
 	) {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
@@ -315,6 +329,9 @@ func (c *Config) readSecrets(env func(string) string) error {
 		return err
 	}
 	if c.Secrets.RedisPassword, err = secret(env, "MUSTER_REDIS_PASSWORD", "quota.redis_password_file", "", c.Quota.RedisPasswordFile); err != nil {
+		return err
+	}
+	if c.Secrets.SnapshotSecretKey, err = secret(env, "MUSTER_SNAPSHOTS_SECRET_KEY", "snapshots.s3.secret_key_file", "", c.Snapshots.S3.SecretKeyFile); err != nil {
 		return err
 	}
 	c.Secrets.Providers, err = c.Identity.complete(env)

@@ -109,6 +109,18 @@ func TestLoadRefusesWithAdvice(t *testing.T) {
 		{"Git mode", minimal + "policy: {git: {url: \"https://git.example.org/a\", mode: merge}}\n", "policy.git.mode"},
 		{"Git interval", minimal + "policy: {git: {url: \"https://git.example.org/a\", interval: 1ms}}\n", "policy.git.interval"},
 		{"Git secret", minimal + "policy: {git: {url: \"https://git.example.org/a\", webhook_secret_file: nothing}}\n", "policy.git.webhook_secret_file: the file cannot be read"},
+		{"mirror without a type", minimal + "audit: {mirror: {url: \"https://siem.example.org/\"}}\n", "audit.mirror.type: is needed"},
+		{"mirror of another kind", minimal + "audit: {mirror: {type: kafka}}\n", "audit.mirror.type: \"kafka\" is none of"},
+		{"mirror on this machine", minimal + "audit: {mirror: {type: syslog, address: \"127.0.0.1:6514\"}}\n", "audit.mirror.address: 127.0.0.1 is a loopback address"},
+		{"mirror without a port", minimal + "audit: {mirror: {type: syslog, address: siem.example.org}}\n", "audit.mirror.address: \"siem.example.org\" is not host:port"},
+		{"mirror at a metadata service", minimal + "audit: {mirror: {type: otlp, url: \"https://169.254.169.254/v1/logs\"}}\n", "audit.mirror.url: 169.254.169.254 is"},
+		{"mirror that everybody reads", minimal + "audit: {mirror: {type: http, url: \"http://siem.example.org/\"}}\n", "audit.mirror.url: would send lines"},
+		{"mirror with credentials", minimal + "audit: {mirror: {type: http, url: \"https://a:b@siem.example.org/\"}}\n", "put the credential into audit.mirror.headers_file"},
+		{"mirror addresses", minimal + "audit: {mirror: {type: http, url: \"https://siem.example.org/\", allow: [inside]}}\n", "audit.mirror.allow: \"inside\" is neither"},
+		{"mirror of two kinds", minimal + "audit: {mirror: {type: syslog, address: \"siem.example.org:6514\", url: \"https://siem.example.org/\"}}\n", "audit.mirror.type: syslog takes an address"},
+		{"mirror with another compression", minimal + "audit: {mirror: {type: http, url: \"https://siem.example.org/\", compression: zstd}}\n", "audit.mirror.compression: \"zstd\" is none of gzip, none"},
+		{"mirror of no trail", minimal + "audit: {path: \"off\", mirror: {type: syslog, address: \"siem.example.org:6514\"}}\n", "audit.mirror: there is nothing to mirror"},
+		{"mirror with no room", minimal + "audit: {mirror: {type: syslog, address: \"siem.example.org:6514\", spool: 1KiB, on_failure: panic, timeout: 1ms, cert: a.crt}}\n", "audit.mirror.spool: 1KiB is too small"},
 		{"lease", minimal + "raft: {leader_lease: 1s}\n", "raft.leader_lease"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -5,7 +5,9 @@ import (
 	"net/http"
 
 	"github.com/muster-registry/muster/api/door"
+	"github.com/muster-registry/muster/api/envoy"
 	"github.com/muster-registry/muster/api/rpc"
+	"github.com/muster-registry/muster/api/xds"
 	"github.com/muster-registry/muster/port"
 )
 
@@ -15,9 +17,12 @@ import (
 func (n *Node) controlServer(certs *certificates, in *door.Door, api http.Handler) *server {
 	calls := rpc.New(in, rpc.Options{
 		Logger: n.logger, NodeID: n.cfg.NodeID, MaxBody: int(n.cfg.Limits.Body), MaxHeaders: int(n.cfg.Limits.Headers),
+		Late:        int(n.cfg.Limits.Bodies / max(1, n.cfg.Limits.Body)), // what bodies may take is what these hold
 		Credentials: port.Credentials(), Tracer: n.tracer, Observe: n.metrics.observe,
 	})
-	s := &server{Server: n.httpServer(n.cfg.Listen.Control, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	envoy.Register(calls, rpc.As, backend{n})
+	xds.Register(calls, rpc.As, n.metrics.xdsWatched(n.logger))
+	s := &server{files: controlFiles, Server: n.httpServer(n.cfg.Listen.Control, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if rpc.IsCall(r) {
 			calls.ServeHTTP(w, r)
 			return
@@ -37,6 +42,9 @@ func (n *Node) controlServer(certs *certificates, in *door.Door, api http.Handle
 
 // Shutdown shadows that of the HTTP server, where there is a port before it.
 func (s *server) Shutdown(ctx context.Context) error {
+	if s.dns != nil {
+		return s.dns.Shutdown(ctx)
+	}
 	if s.port != nil {
 		return s.port.Shutdown(ctx)
 	}
@@ -45,6 +53,10 @@ func (s *server) Shutdown(ctx context.Context) error {
 
 // Close shadows likewise.
 func (s *server) Close() error {
+	if s.dns != nil {
+		s.close()
+		return nil
+	}
 	if s.port != nil {
 		return s.port.Close()
 	}

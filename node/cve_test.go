@@ -8,26 +8,34 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	"github.com/hashicorp/memberlist"
 
 	"github.com/muster-registry/muster/audit"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/pki"
+	"github.com/muster-registry/muster/registry"
 )
 
 // The published mistakes of others, on three real nodes. Those of which muster
 // has no part yet are tried on what comes closest, which the comments name.
 func TestMistakesOfOthers(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 3)
 	spy := newSpy(t, tr.nodes[1].peer)
 	tr.advertise(t, 1, spy.Addr().String())
+	tr.configure(t, "health: {allow: [127.0.0.0/8]}\n")
 	tr.startAll()
 	e := newEdge(t, tr)
 	e.mustDo(t, "PUT", cartPath, `{"owner":"plaintext-marker"}`)
@@ -83,9 +91,6 @@ func TestMistakesOfOthers(t *testing.T) {
 			t.Error("a record went between nodes in the clear")
 		}
 	})
-
-	// Consul followed redirects of health checks. muster has none yet: see
-	// TestWebhooksGoNowhereElse in policy/webhook, and TestPullRefuses in policy/git.
 
 	// Consul matched the permissions of a JWT in the wrong order. Role rules have
 	// none, and a token that is not good is not made up for by a certificate.
@@ -159,6 +164,65 @@ func TestMistakesOfOthers(t *testing.T) {
 			}
 		}
 		must(t, list.Leave(time.Second))
+	})
+
+	// Consul followed redirects of health checks to wherever they led. Here both
+	// ends may be connected to, so that nothing but the redirect is in the way.
+	t.Run("CVE-2022-29153", func(t *testing.T) {
+		var reached atomic.Int32
+		inside := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			reached.Add(1)
+			_, _ = io.WriteString(w, "inside-marker")
+		}))
+		defer inside.Close()
+		door := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/inside" {
+				reached.Add(1)
+				return
+			}
+			to := inside.URL
+			if r.URL.Path == "/307" { // a way within the same server is none either
+				to = "/inside"
+			}
+			status, _ := strconv.Atoi(r.URL.Path[1:])
+			w.Header().Set("Location", to)
+			w.WriteHeader(status)
+		}))
+		defer door.Close()
+		var paths []string
+		for _, status := range []string{"301", "302", "303", "307", "308"} {
+			check := fmt.Sprintf(`{"type":"http","target":"%s/%s","interval":"1s","failures_before_critical":1}`, door.URL, status)
+			if status == "308" {
+				check = fmt.Sprintf(`{"type":"http","method":"POST","body":"x","headers":{"Authorization":["Bearer x"]},"target":"%s/%s","interval":"1s","failures_before_critical":1}`, door.URL, status)
+			}
+			path := "/v1/namespaces/shop/services/redirected/instances/i" + status
+			e.mustDo(t, "PUT", path+"?create_service=true", `{"address":"10.0.0.9","port":80,"ttl":"0s","checks":[`+check+`]}`)
+			paths = append(paths, path)
+		}
+		// As a client of Consul's registers it, which asks for no DisableRedirects.
+		e.mustDo(t, "PUT", "/v1/agent/service/register", `{"ID":"i302","Name":"redirected-too","Address":"10.0.0.9","Port":80,"Check":{"HTTP":"`+door.URL+`/302","Interval":"1s","Status":"passing"}}`)
+		paths = append(paths, "/v1/namespaces/default/services/redirected-too/instances/i302")
+		for _, path := range paths {
+			status := path[len(path)-3:]
+			tr.eventually("a redirect is the answer of "+path, func() error {
+				a := e.send(t, 0, "HTTP/2.0", call{method: "GET", path: path})
+				var in registry.Instance
+				if err := json.Unmarshal(a.body, &in); err != nil || len(in.States) != 1 {
+					return fmt.Errorf("%v %s", err, a.body)
+				}
+				if bytes.Contains(a.body, []byte("inside-marker")) {
+					t.Fatalf("what is inside is shown: %s", a.body)
+				}
+				if in.Status != registry.Critical || !strings.Contains(in.States[0].Output, status) {
+					return fmt.Errorf("%s", a.body)
+				}
+				return nil
+			})
+			e.mustDo(t, "DELETE", path, "")
+		}
+		if n := reached.Load(); n != 0 {
+			t.Errorf("%d redirects were followed", n)
+		}
 	})
 }
 

@@ -281,7 +281,7 @@ func (n *Node) serveDecision(ctx context.Context, _ string, payload []byte) ([]b
 
 // explain replays a decision by the revision that made it.
 func (n *Node) explain(ctx context.Context, r *decision.Record) (*decision.Explanation, error) {
-	if r.Result.Cause == policy.ByWebhook {
+	if r.Result.Cause == policy.ByWebhook || r.Query != "" {
 		return decision.WithoutRules(r), nil
 	}
 	past := r.Past()

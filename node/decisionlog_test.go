@@ -89,6 +89,7 @@ func (e *edge) decision(t *testing.T, node int, id, query string) *told {
 // Any decision is found on any node, with every rule's outcome, also after a
 // restart of the node that made it, and in its log.
 func TestDecisionsAreExplainedAnywhere(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 3)
 	tr.startAll()
 	e := newEdge(t, tr)
@@ -153,7 +154,7 @@ func TestDecisionsAreExplainedAnywhere(t *testing.T) {
 	e.mustDo(t, "POST", "/v1/policy/revisions?activate=true", `{"modules":{"a.rego":"package api.registry.authz\nallow := true\n"}}`)
 	tr.stop(leader)
 	other := (leader + 1) % 3
-	if a := e.send(t, other, "HTTP/2.0", call{method: "GET", path: "/v1/decisions/" + no.DecisionID}); a.status != 503 || !strings.Contains(a.Detail, tr.nodes[leader].id) {
+	if a := e.once(t, other, "HTTP/2.0", call{method: "GET", path: "/v1/decisions/" + no.DecisionID}); a.status != 503 || !strings.Contains(a.Detail, tr.nodes[leader].id) {
 		t.Errorf("without the node that has it: %d %s", a.status, a.body)
 	}
 	tr.start(leader)
@@ -209,6 +210,7 @@ func (e *edge) documented(t *testing.T) {
 // The log goes where the configuration says, masked, in lines that the
 // documents search for.
 func TestDecisionsAreLogged(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 1)
 	got := make(chan string, 100)
 	service := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

@@ -1,14 +1,26 @@
 package node_test
 
 import (
+	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
+
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/muster-registry/muster/api/rpc/musterv1"
+	"github.com/muster-registry/muster/fault"
 )
 
 // TestFilteredIsWhatIsStoredAndReturned strips members, of what is stored by
 // one rule and of what is returned by another.
 func TestFilteredIsWhatIsStoredAndReturned(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 1)
 	tr.startAll()
 	e := newEdge(t, tr)
@@ -68,6 +80,65 @@ filtered := {"owner": "hidden"}
 		a := e.mustDo(t, "GET", path, "")
 		if s := string(a.body); !strings.Contains(s, `{"owner":"hidden"}`) || strings.Contains(s, "10.0.0.1") || strings.Contains(s, "/cart\"") || a.header.Get("ETag") != "" {
 			t.Errorf("%s: %s %s", path, a.header.Get("ETag"), s)
+		}
+	}
+}
+
+// A policy that puts something in the place of an answer which is none, or gives
+// none in time, empties nothing: each protocol says that it cannot tell, and a stream ends with what it
+// has told before.
+func TestAFilterThatIsNoAnswerEmptiesNothing(t *testing.T) {
+	t.Parallel()
+	tr := newTrial(t, 1)
+	tr.startAll()
+	e := newEdge(t, tr)
+	e.mustDo(t, "PUT", "/v1/namespaces/default/services/cart/instances/i1?create_service=true", `{"address":"10.0.0.1","port":80,"ttl":"1h"}`)
+	c := e.ads(t, 0, tr.token, "")
+	c.ask(resourcev3.EndpointType, "cart.default")
+	c.until("the instance", resourcev3.EndpointType, func(all []proto.Message) bool { return strings.Contains(fmt.Sprint(all[0]), "10.0.0.1") })
+	e.ok(t, 0, "PUT", "/v1/agent/service/register?ns=bank", `{"Name":"slow","Address":"10.0.0.1","Port":80}`)
+	e.ok(t, 0, "GET", "/v1/agent/service/slow?ns=bank", "")
+	modules, err := json.Marshal(map[string]any{"modules": map[string]string{"l.rego": `package api.security.authz
+import rego.v1
+default allow := true
+filtered := object.remove(input.resource.payload, ["instances"]) if input.resource.kind == "service"
+n := numbers.range(1, 5000)
+deny contains "x" if {
+	input.resource.namespace == "bank"
+	count([1 | some a in n; some b in n; some c in n; a + b == c]) < 0
+}
+`}})
+	must(t, err)
+	e.mustDo(t, "POST", "/v1/policy/revisions?activate=true", string(modules))
+	for _, path := range []string{"/v1/health/service/cart?stale", "/v1/catalog/service/cart?stale", "/v1/catalog/services?stale", "/v1/agent/services?stale",
+		"/v1/prometheus/targets?service=cart", "/v1/prometheus/targets?namespace=default"} {
+		if a := e.consul(t, 0, "GET", path, ""); a.status != 503 {
+			t.Errorf("%s: %d %s", path, a.status, a.body)
+		}
+	}
+	// No answer in time does not say that there is no such id.
+	if a := e.consul(t, 0, "GET", "/v1/agent/service/slow?ns=bank&stale", ""); a.status != 403 || a.header.Get("Retry-After") == "" {
+		t.Errorf("an instance that the policy says nothing about: %d %s", a.status, a.body)
+	}
+	r := musterv1.NewRegistryClient(e.dialRPC(t, 0, &tls.Config{}))
+	if res, err := r.Resolve(e.context(t), &musterv1.ResolveRequest{Service: "cart"}); err == nil || problemOf(t, err).Code != string(fault.PolicyUnavailable) {
+		t.Errorf("over gRPC: %v %v", res, err)
+	}
+	for {
+		_, all, err := c.next()
+		if err != nil {
+			if status.Code(err) != codes.Unavailable {
+				t.Errorf("the stream ends with %v", err)
+			}
+			break
+		}
+		for _, m := range all {
+			if a, ok := m.(*endpointv3.ClusterLoadAssignment); ok && len(a.Endpoints) == 0 {
+				t.Error("the stream says that there are no instances")
+			}
+		}
+		if len(all) == 0 {
+			t.Error("the stream takes the instances away")
 		}
 	}
 }

@@ -18,7 +18,7 @@ func (n *Node) openFlow() {
 		return flow.Rate{PerSecond: perSecond, Burst: burst}
 	}
 	n.flow = flow.New(flow.Limits{
-		Connections: n.descriptors(l.Connections), ConnectionsPerAddress: l.ConnectionsPerAddress,
+		Connections: l.Connections, ConnectionsPerAddress: l.ConnectionsPerAddress,
 		InFlight: l.InFlight, InFlightPerCaller: l.InFlightPerCaller,
 		Working: l.Working, Changes: l.Changes, QueueWait: l.QueueWait,
 		Blocked: l.Blocked, BlockedPerCaller: l.BlockedPerCaller, Streams: n.cfg.Watch.Watchers, Bodies: int64(l.Bodies),
@@ -29,20 +29,32 @@ func (n *Node) openFlow() {
 	n.metrics.reg.MustRegister(n.flow.Collectors()...)
 }
 
-// descriptors is how many connections one port may hold: the three get three
-// quarters of the process's file descriptors at most, so that the node can
-// always open its own files and reach its peers.
-func (n *Node) descriptors(want int) int {
+// What of the process's open files the connections of each port may take, in
+// sixteenths. Two are left, so that the node can always open its own files and
+// reach its peers.
+const (
+	controlFiles = 9
+	policyFiles  = 3
+	metricsFiles = 1
+	dnsFiles     = 1
+)
+
+// connections is how many a port may hold that may take so many sixteenths.
+func (n *Node) connections(port string, sixteenths int) int {
+	want := n.cfg.Limits.Connections
 	var most syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &most); err != nil || most.Cur > math.MaxInt32 {
 		return want
 	}
-	if can := int(most.Cur / 4); can < want {
-		n.logger.Warn("the process may open too few files for limits.connections, so it takes fewer connections; raise the limit on open files (LimitNOFILE in systemd)",
-			"connections", can, "open_files", most.Cur)
-		return max(1, can)
+	can := max(1, int(most.Cur)*sixteenths/16)
+	if can >= want {
+		return want
 	}
-	return want
+	if sixteenths == controlFiles {
+		n.logger.Warn("the process may open too few files for limits.connections, so it takes fewer connections; raise the limit on open files (LimitNOFILE in systemd)",
+			"listener", port, "connections", can, "open_files", most.Cur)
+	}
+	return can
 }
 
 func (l *LimitSettings) validateFlow() (errs []error) {

@@ -112,6 +112,7 @@ func allowing(n int) string {
 
 // A policy goes from a signed commit into force on every node, whoever leads.
 func TestPoliciesFromGit(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 3)
 	o := newOrigin(t, tr.file("git-ca.crt"))
 	must(t, os.WriteFile(tr.file("webhook.secret"), []byte("the webhook's secret\n"), 0o600))

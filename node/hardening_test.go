@@ -18,6 +18,7 @@ import (
 // TestFilesAreClosedToOthers: what a node writes, it writes for itself alone,
 // whatever the umask is.
 func TestFilesAreClosedToOthers(t *testing.T) {
+	t.Parallel()
 	before := syscall.Umask(0)
 	defer syscall.Umask(before)
 	tr := newTrial(t, 1)
@@ -74,6 +75,7 @@ func TestFilesAreClosedToOthers(t *testing.T) {
 // TestSecretFilesOfOthers: a key that others may write is not used, one that
 // they may read is warned of.
 func TestSecretFilesOfOthers(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 1)
 	must(t, os.Chmod(tr.file("gossip.key"), 0o620))
 	cfg, err := node.Load(tr.nodes[0].config, func(string) string { return "" })
@@ -82,6 +84,11 @@ func TestSecretFilesOfOthers(t *testing.T) {
 		t.Errorf("a gossip key that a group may write: %v", err)
 	}
 	must(t, os.Chmod(tr.file("gossip.key"), 0o600))
+	must(t, os.Chmod(tr.file("ca.crt"), 0o646))
+	if err := node.Run(t.Context(), cfg, "test", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "tls.ca: ") {
+		t.Errorf("an authority that everybody may change: %v", err)
+	}
+	must(t, os.Chmod(tr.file("ca.crt"), 0o644))
 	must(t, os.Chmod(tr.file("n1.key"), 0o644))
 	tr.startAll()
 	tr.awaitLog(t, 0, "level=WARN", "setting=tls.key")
@@ -122,6 +129,7 @@ func TestTheServiceManagerIsTold(t *testing.T) {
 
 // TestEveryListenerThatIsNotNeededCanBeOff.
 func TestEveryListenerThatIsNotNeededCanBeOff(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 1)
 	b, err := os.ReadFile(tr.nodes[0].config)
 	must(t, err)

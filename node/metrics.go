@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/time/rate"
 
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/git"
@@ -21,9 +22,10 @@ import (
 type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
-	split    prometheus.Gauge
 	unmapped *prometheus.CounterVec
-	reg      prometheus.Registerer
+
+	unmappedTold rate.Sometimes // the lines about them in the log
+	reg          prometheus.Registerer
 }
 
 func newMetrics(reg *prometheus.Registry) (*metrics, error) {
@@ -35,9 +37,8 @@ func newMetrics(reg *prometheus.Registry) (*metrics, error) {
 			Name: "muster_http_request_duration_seconds", Help: "Time from the request to its answer, by operation.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
 		}, []string{"operation"}),
-		split: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "muster_state_split", Help: "1 while this leader sees nodes with different states and no majority for one of them.",
-		}),
+		unmappedTold: rate.Sometimes{First: 20, Interval: time.Second},
+
 		unmapped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "muster_identity_unmapped_total", Help: "Calls by somebody who has proved who it is and has no role, by identity provider, or certificate or token.",
 		}, []string{"provider"}),
@@ -46,7 +47,7 @@ func newMetrics(reg *prometheus.Registry) (*metrics, error) {
 	for _, own := range []string{"certificate", "token"} {
 		m.unmapped.WithLabelValues(own)
 	}
-	reg.MustRegister(m.unmapped, m.requests, m.seconds, m.split, collectors.NewGoCollector(),
+	reg.MustRegister(m.unmapped, m.requests, m.seconds, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m, raftMetrics(reg)
 }
@@ -152,6 +153,9 @@ func (m *metrics) watch(n *Node) {
 	gauge("muster_state_diverged", "1 when this node's state differs from the cluster's, and it is out of service.", func() float64 {
 		return map[bool]float64{true: 1}[n.diverged.is()]
 	})
+	gauge("muster_state_split", "1 while this leader sees nodes with different states and no majority for one of them.", func() float64 {
+		return map[bool]float64{true: 1}[n.split.Load()]
+	})
 	gauge("muster_policy_unavailable", "1 when the active policy does not compile on this node, which is then out of service; else 0.", func() float64 {
 		if n.broken() != nil {
 			return 1
@@ -163,6 +167,7 @@ func (m *metrics) watch(n *Node) {
 	}
 	counter("muster_policy_cache_hits_total", "Decisions that were answered from memory.", func() uint64 { hits, _ := n.engine.Remembered(); return hits })
 	counter("muster_policy_cache_misses_total", "Decisions that could have been answered from memory and were not there.", func() uint64 { _, misses := n.engine.Remembered(); return misses })
+	counter("muster_leases_spared_total", "Silent instances and checks that were given their TTL once more on this node while it led, because so many were silent at once.", n.leases.Spared)
 	gauge("muster_decision_log_store_bytes", "Size of the store of decisions on disk.", func() float64 { return float64(n.decisions.Bytes()) })
 	m.reg.MustRegister(&revisions{policies: func() *policy.Table { return n.machine.View().Policy }, desc: revisionsDesc})
 	m.reg.MustRegister(n.machine.Collectors()...)

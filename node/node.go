@@ -11,8 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,17 +21,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/muster-registry/muster/admit"
-	"github.com/muster-registry/muster/api/door"
+	"github.com/muster-registry/muster/alarm"
 	"github.com/muster-registry/muster/api/rest"
 	"github.com/muster-registry/muster/audit"
 	"github.com/muster-registry/muster/cluster"
 	"github.com/muster-registry/muster/feed"
 	"github.com/muster-registry/muster/flow"
 	"github.com/muster-registry/muster/fsm"
+	"github.com/muster-registry/muster/health"
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/identity/provider"
 	"github.com/muster-registry/muster/identity/spiffe"
 	"github.com/muster-registry/muster/lease"
+	"github.com/muster-registry/muster/pki/issuer"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/breakglass"
 	"github.com/muster-registry/muster/policy/decision"
@@ -42,21 +42,24 @@ import (
 	"github.com/muster-registry/muster/policy/rego/library"
 	"github.com/muster-registry/muster/policy/shadow"
 	"github.com/muster-registry/muster/policy/sign"
-	"github.com/muster-registry/muster/port"
 	"github.com/muster-registry/muster/quota"
 	"github.com/muster-registry/muster/registry/definition"
 	"github.com/muster-registry/muster/setting"
 	"github.com/muster-registry/muster/trace"
 )
 
-// drainTime bounds how long a node that shuts down waits for its callers.
-const drainTime = 5 * time.Second
+// A node that shuts down waits so long for its callers, and then for its log.
+const (
+	drainTime = 5 * time.Second
+	stopTime  = 30 * time.Second
+)
 
 // Node is one running node.
 type Node struct {
-	cfg     *Config
-	version string
-	logger  *slog.Logger
+	cfg             *Config
+	version         string
+	definitionRules rest.Library
+	logger          *slog.Logger
 
 	machine *fsm.Machine
 	changes *feed.Feed
@@ -74,26 +77,37 @@ type Node struct {
 	openings *breakglass.Keeper
 	leases   *lease.Keeper
 	beats    *lease.Batch
+	checker  *health.Checker
+	judge    *health.Judge
 	metrics  *metrics
+	alarms   *alarm.Board
+	lookout  lookout
+	clock    *identity.Clock // by which credentials end
 
 	tickets   *tickets
-	providers *provider.Set // nil: none are configured
-	trust     *spiffe.Trust // which authorities count for whom
-	git       *git.Source   // nil: none is configured
+	providers *provider.Set  // nil: none are configured
+	issuer    *issuer.Issuer // nil: this node makes no certificates
+	trust     *spiffe.Trust  // which authorities count for whom
+	git       *git.Source    // nil: none is configured
 	log       *decision.Log
 	decisions *decision.Store
 	masker    *decision.Masker
-	trail     *audit.Trail  // nil: none is kept
+	trail     *audit.Trail // nil: none is kept
+	saves     *scheduled   // nil: no snapshots are scheduled
+	heads     heads
+	mirror    *mirrored     // nil: the trail is not mirrored
 	tracer    *trace.Tracer // nil: nothing is traced
 
 	signatures *sign.Verifier
 	ruled      chan struct{} // settings may have changed, for a node that insists on one
 
-	everywhere time.Duration // see variant
+	everywhere  time.Duration // see variant
+	beforeWrite func()
 
 	policies chan *fsm.View // the newest view whose policies may need compiling
 	draining atomic.Bool
 	diverged *divergence
+	split    atomic.Bool // this leader sees different states, and no majority for one
 }
 
 // Run runs one node until the context ends, then hands over the leadership,
@@ -107,10 +121,15 @@ func Run(ctx context.Context, cfg *Config, version string, logger *slog.Logger) 
 type variant struct {
 	without    []string      // built-ins that its engine lacks
 	everywhere time.Duration // how long it waits for others around a change of the policies
+
+	beforeWrite func()           // called before each write of the Raft log; nil: nothing
+	wall        func() time.Time // its wall clock; nil: the system's
 }
 
 func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, v variant) (err error) {
-	n := &Node{everywhere: v.everywhere, cfg: cfg, version: version, logger: slog.New(trace.Logs(logger.Handler())).With("node", cfg.NodeID), policies: make(chan *fsm.View, 1), ruled: make(chan struct{}, 1)}
+	n := &Node{everywhere: v.everywhere, beforeWrite: v.beforeWrite, cfg: cfg, version: version, logger: slog.New(trace.Logs(logger.Handler())).With("node", cfg.NodeID), policies: make(chan *fsm.View, 1), ruled: make(chan struct{}, 1)}
+	n.lookout.self, n.clock = cfg.NodeID, identity.NewClock(v.wall)
+	n.openAlarms()
 	if err := n.openTrust(); err != nil {
 		return err
 	}
@@ -118,6 +137,7 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 	if err != nil {
 		return err
 	}
+	certs.now = n.clock.Now
 	n.certs, n.tickets = certs, certs.tickets
 	if err := n.checkSecretFiles(); err != nil {
 		return err
@@ -133,17 +153,23 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 		return err
 	}
 	registry.MustRegister(certs, n.trust)
+	if err := n.openIssuer(); err != nil {
+		return err
+	}
 	endTracing, err := n.openTracing(ctx, registry)
 	if err != nil {
 		return err
 	}
 	defer endTracing()
 	n.openFlow()
-	if n.machine, err = fsm.Open(filepath.Join(cfg.DataDir, "state"), fsm.Options{}); err != nil {
+	if n.machine, err = openState(cfg.DataDir); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.machine.Close(), n.closeAudit()) }()
 	if err := n.openAudit(registry); err != nil {
+		return err
+	}
+	if err := n.openSnapshots(registry); err != nil {
 		return err
 	}
 	n.changes = feed.New(feed.Options{Events: cfg.Watch.History, Bytes: int64(cfg.Watch.HistoryBytes), Registry: registry}, n.machine.View().Revision)
@@ -160,12 +186,20 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 	if n.cluster, err = cluster.Open(n.clusterConfig(certs, registry), n.machine); err != nil {
 		return err
 	}
+	n.machine.Compact(n.roomToCompact)
 	rules, err := library.New(library.Options{Logger: n.logger})
 	if err != nil {
 		return fmt.Errorf("the rules about definitions: %w", err)
 	}
+	if n.definitionRules.Modules, err = library.Modules(); err != nil {
+		return fmt.Errorf("the rules about definitions: %w", err)
+	}
+	n.definitionRules.Rules = rules.Rules()
 	n.wire(rules)
 	if err := n.wireWebhooks(); err != nil {
+		return err
+	}
+	if err := n.wireHealth(registry); err != nil {
 		return err
 	}
 	if err := n.wireGit(); err != nil {
@@ -175,11 +209,16 @@ func run(ctx context.Context, cfg *Config, version string, logger *slog.Logger, 
 		return err
 	}
 	n.metrics.watch(n)
+	n.watchAlarms(registry)
 	return n.serve(ctx, certs, registry)
 }
 
 func (n *Node) clusterConfig(certs *certificates, reg prometheus.Registerer) cluster.Config {
 	c := n.cfg
+	stall := c.Raft.DiskStall
+	if stall == 0 {
+		stall = -1
+	}
 	return cluster.Config{
 		NodeID: c.NodeID, DataDir: c.DataDir,
 		PeerAddr: c.Listen.Peer, PeerAdvertise: c.Advertise.Peer,
@@ -187,8 +226,8 @@ func (n *Node) clusterConfig(certs *certificates, reg prometheus.Registerer) clu
 		GossipKey: c.Secrets.GossipKey, Join: c.Cluster.Join,
 		BootstrapExpect: c.Cluster.BootstrapExpect,
 		TrustDomain:     c.Cluster.TrustDomain, Credentials: certs.peer, Revoked: n.revokedNode,
-		Meta:        map[string]string{"control": c.Advertise.Control, "version": n.version},
-		StatusExtra: n.statusExtra, OnRefused: n.refusedPeer,
+		MaxStaleness: c.Isolation.MaxStaleness, Meta: n.card(),
+		StatusExtra: n.statusExtra, OnRefused: n.refusedPeer, OnRemoved: n.removed, Membership: c.Cluster.rules(),
 		Logger: n.logger, Registerer: reg, Tracer: n.tracer,
 		Timing: cluster.Timing{
 			Heartbeat: c.Raft.HeartbeatTimeout, Election: c.Raft.ElectionTimeout, Lease: c.Raft.LeaderLease,
@@ -197,34 +236,43 @@ func (n *Node) clusterConfig(certs *certificates, reg prometheus.Registerer) clu
 		},
 		Storage: cluster.Storage{
 			SnapshotThreshold: c.Raft.SnapshotThreshold, SnapshotInterval: c.Raft.SnapshotInterval, TrailingLogs: c.Raft.TrailingLogs,
+			Stall: stall, Reserve: uint64(c.Raft.DiskReserve), BeforeWrite: n.beforeWrite,
 		},
 	}
+}
+
+// openState loads the state.
+func openState(dataDir string) (*fsm.Machine, error) {
+	return fsm.Open(filepath.Join(dataDir, "state"), fsm.Options{})
 }
 
 // wire connects the rooms; nothing runs yet.
 func (n *Node) wire(rules *library.Library) {
 	n.openBreakGlass()
 	n.shadow = shadow.New(shadow.Options{Engine: n.engine, Mask: n.masked, Logger: n.logger})
-	n.decider = decision.Observed(n.override.Decider(n.engine), n.shadow, n.log)
+	n.decider = decision.Observed(n.override.Decider(n.engine), n.shadow, n.log, decisionsTold{n})
 	n.gate = admit.New(n.admission, log{n}, n.decider, n.engine, again)
 	n.wireKeys()
 	n.wireBreakGlass()
 	n.wireAccess()
 	n.gate.Setting(setting.Schema, admit.Schemas())
 	n.gate.Definitions(rules)
-	n.leases = lease.New(log{n}, n.logger)
+	n.leases = lease.New(log{n}, n.cfg.Health.PanicThreshold, n.logger)
 	n.beats = lease.NewBatch(n.cluster.Call)
 
 	n.wireQuotas()
 	n.cluster.Handle(methodSubmit, true, n.serveSubmit)
+	n.cluster.Handle(methodTry, true, n.serveSubmit)
 	n.cluster.Handle(lease.Method, true, func(ctx context.Context, _ string, p []byte) ([]byte, error) { return n.leases.Serve(ctx, p) })
 	n.cluster.Handle(methodReached, false, n.serveReached)
 	n.cluster.Handle(methodPrepared, false, n.servePrepared)
 	n.cluster.Handle(methodDecision, false, n.serveDecision)
 	n.cluster.Handle(methodImpact, false, n.serveImpact)
 	n.cluster.Handle(methodReplay, false, n.serveReplay)
+	n.cluster.Handle(methodHead, true, n.serveHead)
 	n.cluster.Handle(methodHashAt, false, n.serveHashAt)
 	n.cluster.Handle(methodTickets, true, n.serveTickets)
+	n.cluster.Handle(methodSaved, true, n.serveSaved)
 	n.cluster.Handle(methodDiverged, false, n.serveDiverged)
 	n.cluster.OnLeadership(n.lead)
 
@@ -236,12 +284,14 @@ func (n *Node) applied(v *fsm.View, ev fsm.Events) {
 	n.tell(v, ev)
 	if ev.Replaced {
 		n.leases.Reset()
+		n.checker.Reset()
 	} else if len(ev.Instances) > 0 {
 		keys := make([]lease.Key, 0, len(ev.Instances))
 		for _, k := range ev.Instances {
 			ns, rest, _ := strings.Cut(k, "/")
 			svc, id, _ := strings.Cut(rest, "/")
 			keys = append(keys, lease.Key{Namespace: ns, Service: svc, ID: id})
+			n.checker.Changed(ns, svc, id, v.Registry)
 		}
 		n.leases.Changed(keys, v.Registry)
 	}
@@ -262,9 +312,11 @@ func (n *Node) applied(v *fsm.View, ev fsm.Events) {
 func (n *Node) lead(ctx context.Context) {
 	n.quotas.Lead()
 	go n.watchRestores(ctx)
+	go n.saveOnSchedule(ctx)
 	go n.openings.Run(ctx)
 	go n.compareStates(ctx)
 	go n.stepAside(ctx)
+	go n.lookout.run(ctx, n.cluster.Status)
 	go n.sweepRevocations(ctx)
 	n.leases.Run(ctx)
 }
@@ -307,13 +359,17 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 	}
 	if err := n.cluster.Start(ctx); err != nil {
 		for _, s := range servers {
-			_ = s.listener.Close()
+			s.close()
 		}
 		return err
 	}
 	// These ask the leader, whom nobody knows before.
 	go n.followTickets(running)
+	go n.followHeads(running)
 	go n.followReset(running)
+	go n.alarms.Run(running)
+	go n.followSaved(running)
+	go n.checker.Run(running)
 	if n.cfg.Policy.RequireSignature {
 		go n.requireSignature(running)
 	}
@@ -328,6 +384,9 @@ func (n *Node) serve(ctx context.Context, certs *certificates, reg *prometheus.R
 		n.logger.Info("shutting down")
 		n.notify(daemon.SdNotifyStopping)
 	case err = <-failed:
+	case <-n.machine.Halted():
+		err = n.machine.Trouble()
+		n.logger.Error("this version is too old for the cluster, and stops", "error", err)
 	}
 	return errors.Join(err, n.shutdown(servers))
 }
@@ -350,92 +409,9 @@ func (n *Node) shutdown(servers []*server) error {
 			errs = append(errs, s.Close())
 		}
 	}
+	n.lastHead()
 	// Callers who used up all of the time must not take the log's along.
-	stop, cancel := context.WithTimeout(context.Background(), drainTime)
+	stop, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
 	return errors.Join(append(errs, n.cluster.Shutdown(stop))...)
-}
-
-type server struct {
-	*http.Server
-	listener net.Listener
-	secure   bool
-	port     *port.Port // before the server; nil: none
-}
-
-func (s *server) run() error {
-	var err error
-	if s.port != nil {
-		err = s.port.Serve(s.listener)
-	} else if s.secure {
-		err = s.ServeTLS(s.listener, "", "")
-	} else {
-		err = s.Serve(s.listener)
-	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return fmt.Errorf("listener %s: %w", s.Addr, err)
-}
-
-func (n *Node) listen(certs *certificates, reg *prometheus.Registry) ([]*server, error) {
-	auth := identity.Config{TrustDomain: n.cfg.Cluster.TrustDomain, Outside: n.verifier(), Unmapped: n.unmapped, Chain: n.trust.VerifyChain}
-	if t := n.cfg.Secrets.OperatorToken; t != "" {
-		auth.Static = append(auth.Static, identity.Static{Name: "operator", Role: "operator", Hash: identity.Hash(t)})
-	}
-	who, err := identity.New(auth)
-	if err != nil {
-		return nil, err
-	}
-	lim := n.cfg.Limits
-	in := door.New(backend{n}, who, door.Options{Flow: n.flow, MaxStaleness: n.cfg.Isolation.MaxStaleness, Refused: n.refused, Answered: n.answered()})
-	api, err := rest.New(backend{n}, in, rest.Options{
-		Logger: n.logger, Version: n.version, MaxBody: int64(lim.Body), MaxDefinition: int64(lim.Definition),
-		MaxDepth:    lim.JSONDepth,
-		ParseBundle: func(b []byte) (*policy.Push, error) { return rego.ParseBundle(b, int64(lim.Definition), n.signatures) },
-		Signatures:  n.signatures,
-		Diff:        n.engine.Diff,
-		Traced:      n.tracer != nil,
-		Health:      certs.health,
-		Observe:     n.metrics.observe, WebhookSecret: []byte(n.cfg.Secrets.GitWebhook),
-	})
-	if err != nil {
-		return nil, err
-	}
-	servers := []*server{n.controlServer(certs, in, n.tracer.Handler(api))}
-	if n.cfg.Listen.Policy != Off {
-		s, err := n.policyServer(who, certs, reg)
-		if err != nil {
-			return nil, err
-		}
-		servers = append(servers, s)
-	}
-	if n.cfg.Listen.Metrics != Off {
-		servers = append(servers, &server{Server: n.httpServer(n.cfg.Listen.Metrics, n.metrics.handler(reg, api.Health(), n.cfg.Pprof))})
-	}
-	for i, s := range servers {
-		if s.listener, err = net.Listen("tcp", s.Addr); err != nil {
-			for _, open := range servers[:i] {
-				_ = open.listener.Close()
-			}
-			return nil, fmt.Errorf("listen on %s: %w", s.Addr, err)
-		}
-		s.listener = n.flow.Listen(s.listener)
-	}
-	return servers, nil
-}
-
-func (n *Node) httpServer(addr string, h http.Handler) *http.Server {
-	return &http.Server{
-		Addr: addr, Handler: h, ConnState: flow.ConnState,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: 250,
-			SendPingTimeout:      time.Minute, PingTimeout: 15 * time.Second, // for a connection that nothing is heard of
-			WriteByteTimeout: 30 * time.Second, // for a caller who does not take what it asked for
-		},
-		MaxHeaderBytes: int(n.cfg.Limits.Headers),
-		ErrorLog:       slog.NewLogLogger(n.logger.Handler(), slog.LevelDebug),
-	}
 }

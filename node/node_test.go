@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -33,8 +34,7 @@ type trial struct {
 type running struct {
 	id, config, control, policy string
 	metrics, peer               string
-	without                     []string      // built-ins that its engine lacks
-	patience                    time.Duration // with other nodes around a change of the policies; 0: as always
+	unlike                      node.Unlike
 	stop                        context.CancelFunc
 	done                        chan error
 }
@@ -118,11 +118,27 @@ func freePorts(t *testing.T, n int) []string {
 	return out
 }
 
+// patient gives what a test leaves at its default the time of a machine on which
+// many nodes run at once, under the race detector. jepsen holds the defaults.
+func patient(cfg *node.Config) {
+	usual := node.Defaults()
+	if cfg.Limits.Evaluation == usual.Limits.Evaluation {
+		cfg.Limits.Evaluation = 2 * time.Second
+	}
+	if cfg.Raft.DiskStall == usual.Raft.DiskStall {
+		cfg.Raft.DiskStall = 20 * time.Second
+	}
+	if cfg.Raft.HeartbeatTimeout == usual.Raft.HeartbeatTimeout {
+		cfg.Raft.HeartbeatTimeout, cfg.Raft.ElectionTimeout, cfg.Raft.LeaderLease = 1500*time.Millisecond, 1500*time.Millisecond, 1500*time.Millisecond
+	}
+}
+
 func (tr *trial) start(i int) {
 	tr.t.Helper()
 	n := tr.nodes[i]
 	cfg, err := node.Load(n.config, func(string) string { return "" })
 	must(tr.t, err)
+	patient(cfg)
 	ctx, stop := context.WithCancel(context.Background())
 	n.stop, n.done = stop, make(chan error, 1)
 	logs, err := os.OpenFile(tr.file(n.id+".log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
@@ -132,7 +148,7 @@ func (tr *trial) start(i int) {
 	must(tr.t, level.UnmarshalText([]byte(cfg.Log.Level)))
 	go func() {
 		defer logs.Close()
-		n.done <- node.RunWithout(ctx, cfg, "test", slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: level})), n.without, n.patience)
+		n.done <- node.RunUnlike(ctx, cfg, "test", slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: level})), n.unlike)
 	}()
 }
 
@@ -151,10 +167,22 @@ func (tr *trial) stop(i int) {
 		return
 	}
 	n.stop()
-	if err := <-n.done; err != nil {
+	if err := n.end(); err != nil {
 		tr.t.Errorf("node %s: %v", n.id, err)
 	}
 	n.stop = nil
+}
+
+// end waits for the end of a node, and gives what it ended with. One that does
+// not end shows where it hangs.
+func (n *running) end() error {
+	select {
+	case err := <-n.done:
+		return err
+	case <-time.After(2 * time.Minute):
+		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
+		return errors.New("it has not ended after two minutes")
+	}
 }
 
 func (tr *trial) client(token string, nodes ...int) *client.Client {
@@ -207,6 +235,7 @@ func instanceRef(id string) client.Ref {
 // The shortest way through the whole: register through one node, find through
 // another, be refused with a reason, survive a restart of all.
 func TestRegisterFindRefuseRestart(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 3)
 	tr.startAll()
 	ctx := context.Background()

@@ -52,6 +52,7 @@ const nodeAlt = "URI:spiffe://muster/muster/node/n1,IP:127.0.0.1,DNS:n1"
 // A root of trust made by the command of the manual, and what it signs, is
 // taken as it is.
 func TestCertificatesOfOpenSSL(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 1)
 	tr.openssl("req", "-x509", "-nodes", "-days", "365", "-newkey", "rsa:4096", "-keyout", "registry-ca.key", "-out", "registry-ca.crt",
 		"-subj", "/C=US/ST=CA/L=SF/O=Infrastructure/CN=api-internal-ca")
@@ -79,6 +80,7 @@ func TestCertificatesOfOpenSSL(t *testing.T) {
 // cert-manager's secrets: tls.crt with the chain, an RSA key as PKCS #1 or an EC
 // key, ca.crt with the root; no subject, names in the SAN only.
 func TestCertificatesOfCertManager(t *testing.T) {
+	t.Parallel()
 	for name, key := range map[string][]string{
 		"PKCS1": {"genrsa", "-traditional", "2048"},
 		"EC":    {"ecparam", "-name", "prime256v1", "-genkey"}, // with its block of parameters before the key

@@ -8,6 +8,7 @@ import (
 
 	"github.com/muster-registry/muster/api/opa"
 	"github.com/muster-registry/muster/identity"
+	"github.com/muster-registry/muster/policy"
 )
 
 // Policies implements opa.Backend.
@@ -32,7 +33,7 @@ func (n *Node) policyServer(who *identity.Authenticator, certs *certificates, re
 	api, err := opa.New(backend{n}, n.engine, who, opa.Options{
 		Logger: n.logger, Version: n.version, MaxBody: int64(lim.Body), MaxPolicy: int64(lim.Definition),
 		Flow: n.flow, MaxStaleness: n.cfg.Isolation.MaxStaleness,
-		Traced: n.tracer != nil, Decided: n.log, Refused: n.refusedCall,
+		Traced: n.tracer != nil, Decided: policy.Observers{n.shadow, n.log, decisionsTold{n}}, Refused: n.refusedCall,
 		Observe: func(handler, method string, status int, elapsed time.Duration) {
 			seconds.WithLabelValues(strconv.Itoa(status), handler, knownMethod(method)).Observe(elapsed.Seconds())
 		},
@@ -40,7 +41,7 @@ func (n *Node) policyServer(who *identity.Authenticator, certs *certificates, re
 	if err != nil {
 		return nil, err
 	}
-	s := &server{Server: n.httpServer(n.cfg.Listen.Policy, n.tracer.Handler(api)), secure: !n.cfg.Insecure}
+	s := &server{files: policyFiles, Server: n.httpServer(n.cfg.Listen.Policy, n.tracer.Handler(api)), secure: !n.cfg.Insecure}
 	s.TLSConfig = certs.control()
 	return s, nil
 }

@@ -10,10 +10,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/muster-registry/muster/policy"
 )
 
 // port is the policy port of a cluster, as a program written for OPA uses it.
@@ -99,10 +102,26 @@ func TestPolicyPort(t *testing.T) {
 	p := newPort(t, 3)
 	t.Run("who may do what", p.roles)
 	t.Run("a change is everywhere when it is answered", p.everywhere)
+	t.Run("queries are on record", p.recorded)
+	t.Run("the shadow is asked too", p.shadowed)
 	t.Run("changes on all nodes at once", p.together)
 	t.Run("bad input", p.badInput)
 	t.Run("the engine's own", p.system)
 	t.Run("an empty revision", p.empty)
+	t.Run("no way to another host", func(t *testing.T) {
+		for _, path := range []string{"//other.example/", "//other.example//", "/\\other.example/"} {
+			r, err := http.NewRequestWithContext(t.Context(), "GET", p.nodes[0].policy, nil)
+			must(t, err)
+			r.URL.Opaque = "//" + r.URL.Host + path
+			r.Header.Set("Authorization", "Bearer "+p.token)
+			res, err := p.client.Transport.RoundTrip(r)
+			must(t, err)
+			res.Body.Close()
+			if to, err := url.Parse(res.Header.Get("Location")); err != nil || to.Host != "" {
+				t.Errorf("%s leads to %s", path, res.Header.Get("Location"))
+			}
+		}
+	})
 }
 
 func (p *port) roles(t *testing.T) {
@@ -164,8 +183,17 @@ func (p *port) everywhere(t *testing.T) {
 		}
 	}
 	refused := p.ask(1, "POST", "/v1/data/gate/allow", `{"input":{"who":"eve","token":"secret"}}`, "X-Request-Id", "r-1").want(t, 200, "")
+	p.kept(t, refused.Decision, `"gate/allow"`, `"r-1"`, `"eve"`, `data.gate.allow is not true`)
+	if a := p.ask(1, "PUT", "/v1/data/members", `["ann"]`).want(t, 204, ""); a.header.Get("Muster-Policy-Revision") != p.ask(0, "GET", "/v1/data", "").header.Get("Muster-Policy-Revision") {
+		t.Error("the same again made a revision")
+	}
+}
+
+// kept waits until the decision is on record with these parts, and without secrets.
+func (p *port) kept(t *testing.T, id string, parts ...string) {
+	t.Helper()
 	until(t, "the decision is kept", func() error {
-		r, err := http.NewRequestWithContext(t.Context(), "GET", p.nodes[1].control+"/v1/decisions/"+refused.Decision, nil)
+		r, err := http.NewRequestWithContext(t.Context(), "GET", p.nodes[1].control+"/v1/decisions/"+id+"?explain=rules", nil)
 		must(t, err)
 		r.Header.Set("Authorization", "Bearer "+p.token)
 		res, err := p.client.Do(r)
@@ -173,7 +201,7 @@ func (p *port) everywhere(t *testing.T) {
 		defer res.Body.Close()
 		b, err := io.ReadAll(res.Body)
 		must(t, err)
-		for _, part := range []string{`"gate/allow"`, `"r-1"`, `"eve"`, `data.gate.allow is not true`} {
+		for _, part := range parts {
 			if !bytes.Contains(b, []byte(part)) {
 				return fmt.Errorf("%d: no %s in %s", res.StatusCode, part, b)
 			}
@@ -183,9 +211,68 @@ func (p *port) everywhere(t *testing.T) {
 		}
 		return nil
 	})
-	if a := p.ask(1, "PUT", "/v1/data/members", `["ann"]`).want(t, 204, ""); a.header.Get("Muster-Policy-Revision") != p.ask(0, "GET", "/v1/data", "").header.Get("Muster-Policy-Revision") {
-		t.Error("the same again made a revision")
+}
+
+// recorded asks in Rego: each answer is a decision that can be found again.
+func (p *port) recorded(t *testing.T) {
+	seen := map[string]bool{}
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		code               string
+		parts              []string
+	}{
+		{"GET", "/v1/query?q=x%20=%20data.members", "", 200, "", []string{`"entrypoint":"query"`, `"query":"x = data.members"`, `"allow":true`, `"value":[{"x":["ann"]}]`}},
+		{"POST", "/v1/query", `{"query":"input.who == \"bob\"","input":{"who":"eve","token":"secret"}}`, 200, "",
+			[]string{`"query":"input.who == \"bob\""`, `"input":{"who":"eve","token":"***"}`, `"masked":["/input/token"]`, `"allow":false`, `the query is not true`}},
+		{"POST", "/v1/query", `{"query":"input.token == \"secret\"","input":{"token":"secret"}}`, 200, "", []string{`"query":"input.token == `, `"allow":true`}},
+		{"POST", "/v1/query", `{"query":"x = input.a / input.b; y = sum([i | some i in numbers.range(1, 100000000)])","input":{"a":1,"b":1}}`, 500, "internal_error", []string{`"allow":false`, `"reasons":["`}},
+		{"POST", "/v1/compile", `{"query":"data.gate.allow","input":{"a":1},"unknowns":["data.members","input.who"]}`, 200, "",
+			[]string{`"entrypoint":"compile"`, `"query":"data.gate.allow"`, `"allow":true`, `"queries":`}},
+		{"POST", "/v1/compile", `{"query":"input.who == \"bob\"","input":{"who":"eve"},"unknowns":["data.x"]}`, 200, "", []string{`"allow":false`}},
+	} {
+		a := p.ask(1, c.method, c.path, c.body).want(t, c.status, c.code)
+		id := a.header.Get("Muster-Decision-Id")
+		if id == "" || seen[id] {
+			t.Errorf("%s %s: decision %q", c.path, c.body, id)
+			continue
+		}
+		seen[id] = true
+		p.kept(t, id, append(c.parts, `"rules":[]`)...)
 	}
+	// What cannot be asked is no decision.
+	if a := p.ask(1, "POST", "/v1/query", `{"query":"data.system.x"}`).want(t, 403, "unauthorized"); a.header.Get("Muster-Decision-Id") != "" {
+		t.Errorf("%v", a.header)
+	}
+}
+
+// shadowed tries a revision out beside what is asked here.
+func (p *port) shadowed(t *testing.T) {
+	c := p.trial.client(p.token, 0)
+	_, err := c.PushShadow(t.Context(), []byte(`{"modules":{"gate.rego":"package gate\n\nallow := false\n"},"data":{"members":[]}}`), 1)
+	must(t, err)
+	until(t, "every node has asked the shadow about the same", func() error {
+		for i := range p.nodes {
+			p.ask(i, "POST", "/v1/data/gate/allow", `{"input":{"who":"ann"}}`).want(t, 200, "")
+		}
+		answer, err := c.ShadowReport(t.Context())
+		if err != nil {
+			return err
+		}
+		var report policy.Impact
+		must(t, json.Unmarshal(answer, &report))
+		for _, n := range report.Nodes {
+			if n.Evaluated == 0 || n.Problem != "" {
+				return fmt.Errorf("%s", answer)
+			}
+		}
+		if len(report.Nodes) != len(p.nodes) || len(report.Differences) != 1 || report.Differences[0].Kind != policy.WouldDeny || report.Differences[0].EntryPoint != "gate/allow" {
+			return fmt.Errorf("%s", answer)
+		}
+		return nil
+	})
+	_, err = c.StopShadow(t.Context())
+	must(t, err)
 }
 
 func (p *port) together(t *testing.T) {

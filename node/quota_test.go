@@ -69,7 +69,7 @@ func TestQuotas(t *testing.T) {
 	}
 	e.each(t, func(t *testing.T, node int) {
 		for body, status := range map[string]int{
-			bomb: 400, "quota_management: {backend: redis}": 400, "quota_management: {nonsense: 1}": 400, "": 400, "a: [": 400,
+			bomb: 422, "quota_management: {backend: redis}": 400, "quota_management: {nonsense: 1}": 400, "": 400, "a: [": 400,
 			"quota_management: {defaults: {requests_per_second: 5}, defaults: {requests_per_second: 6}}": 400,
 			"quota_management: {}\n---\nquota_management: {}":                                            400,
 		} {

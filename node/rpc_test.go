@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	_ "google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
@@ -53,6 +54,7 @@ func problemOf(t *testing.T, err error) *musterv1.Problem {
 // TestRPCAnswersAsREST makes the same mistakes over both, natively, and by the
 // way over net/http that a proxy's calls take.
 func TestRPCAnswersAsREST(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 1)
 	tr.startAll()
 	e := newEdge(t, tr)
@@ -85,6 +87,12 @@ func TestRPCAnswersAsREST(t *testing.T) {
 			}
 			base := "/v1/namespaces/shop/services/" + way + "/instances/"
 			old := uint64(1)
+			decide := func(input string) func() error {
+				return func() error {
+					_, err := c.Decide(ctx, &musterv1.DecideRequest{Input: []byte(input)})
+					return err
+				}
+			}
 			for name, m := range map[string]struct {
 				rpc                func() error
 				method, path, body string
@@ -129,6 +137,15 @@ func TestRPCAnswersAsREST(t *testing.T) {
 					_, err := c.Resolve(ctx, &musterv1.ResolveRequest{Namespace: "shop", Service: way, Reading: &musterv1.Reading{MinRevision: 1 << 40}})
 					return err
 				}, "GET", "/v1/discovery/shop/" + way + "?min_revision=1099511627776", "", nil, codes.Unavailable},
+				"a NUL in a name": {func() error {
+					bad := in("t\x00wo")
+					_, err := c.Register(ctx, &musterv1.RegisterRequest{Instance: bad})
+					return err
+				}, "PUT", base + "t%00wo", `{"address":"10.0.0.1","port":1}`, nil, codes.InvalidArgument},
+				"input 10 000 levels deep": {decide(strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000)), "POST", "/v1/authorize",
+					`{"input":` + strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000) + `}`, nil, codes.InvalidArgument},
+				"a key twice in the input":  {decide(`{"a":1,"a":2}`), "POST", "/v1/authorize", `{"input":{"a":1,"a":2}}`, nil, codes.InvalidArgument},
+				"something after the input": {decide(`{} {}`), "POST", "/v1/authorize", `{"input":{}} {}`, nil, codes.InvalidArgument},
 				"nobody": {func() error {
 					_, err := c.Resolve(metadata.NewOutgoingContext(ctx, metadata.MD{}), &musterv1.ResolveRequest{Service: "x"})
 					return err
@@ -143,6 +160,15 @@ func TestRPCAnswersAsREST(t *testing.T) {
 						t.Errorf("%v with %v; over REST %d %s", err, p, a.status, a.body)
 					}
 				})
+			}
+			// These the library refuses, before it knows who calls.
+			_, err = c.Decide(ctx, &musterv1.DecideRequest{Input: make([]byte, 5<<20)})
+			if status.Code(err) != codes.ResourceExhausted {
+				t.Errorf("more than a message may have: %v", err)
+			}
+			_, err = c.Decide(ctx, &musterv1.DecideRequest{Input: make([]byte, 40<<20)}, grpc.UseCompressor("gzip"), grpc.MaxCallSendMsgSize(64<<20))
+			if status.Code(err) != codes.ResourceExhausted {
+				t.Errorf("gzip that grows: %v", err)
 			}
 			beats, err := c.Heartbeat(ctx)
 			must(t, err)
@@ -162,6 +188,7 @@ func TestRPCAnswersAsREST(t *testing.T) {
 
 // TestRPCOnTheControlPort has health without a credential, and reflection with.
 func TestRPCOnTheControlPort(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 1)
 	tr.startAll()
 	e := newEdge(t, tr)
@@ -170,6 +197,18 @@ func TestRPCOnTheControlPort(t *testing.T) {
 	must(t, err)
 	if h.Status != grpc_health_v1.HealthCheckResponse_SERVING {
 		t.Errorf("%v", h)
+	}
+	// Whoever only looks once is anybody; who stays is known.
+	stay := func(ctx context.Context) (*grpc_health_v1.HealthCheckResponse, error) {
+		s, err := grpc_health_v1.NewHealthClient(conn).Watch(ctx, &grpc_health_v1.HealthCheckRequest{})
+		must(t, err)
+		return s.Recv()
+	}
+	if h, err := stay(t.Context()); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("a watch on health for nobody: %v, %v", h, err)
+	}
+	if h, err := stay(e.context(t)); err != nil || h.Status != grpc_health_v1.HealthCheckResponse_SERVING {
+		t.Errorf("%v, %v", h, err)
 	}
 	ask := func(ctx context.Context) (*grpc_reflection_v1.ServerReflectionResponse, error) {
 		s, err := grpc_reflection_v1.NewServerReflectionClient(conn).ServerReflectionInfo(ctx)
@@ -196,6 +235,7 @@ func TestRPCOnTheControlPort(t *testing.T) {
 // TestRPCWatch follows several scopes on one stream, through a restart of the
 // watch elsewhere.
 func TestRPCWatch(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 1)
 	tr.startAll()
 	e := newEdge(t, tr)

@@ -51,9 +51,13 @@ func TestNoSecretInAnyOutput(t *testing.T) {
 	traces := &spans{}
 	collector := httptest.NewServer(traces)
 	t.Cleanup(collector.Close)
-	var uploads sync.Map
+	var uploads, mirrored sync.Map
 	sink := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(unzipped(r))
+		if r.URL.Path == "/mirror" {
+			mirrored.Store(time.Now().UnixNano(), b)
+			return
+		}
 		uploads.Store(time.Now().UnixNano(), b)
 	}))
 	t.Cleanup(sink.Close)
@@ -69,7 +73,9 @@ func TestNoSecretInAnyOutput(t *testing.T) {
 	tr.write(t, "git.hook", plant("secret of Git's webhook", "planted-git-webhook-secret-0001"))
 	tr.write(t, "redis.password", plant("password of the Redis", "planted-redis-password-0001"))
 	tr.write(t, "collector.key", "X-Collector-Key: "+plant("header for the collector", "planted-collector-key-0001"))
+	tr.write(t, "mirror.headers", "X-Mirror-Key: "+plant("header for the sink of the audit mirror", "planted-mirror-key-0001"))
 	tr.write(t, "sink.token", plant("token of the log service", "planted-log-service-token-0001"))
+	tr.write(t, "vault.token", plant("token for Vault", "hvs.plantedvaulttoken0000000001"))
 	gossip := make([]byte, 32)
 	copy(gossip, "planted-gossip-key-0123456789abc")
 	must(t, os.WriteFile(tr.file("gossip.key"), []byte(plant("gossip key", base64.StdEncoding.EncodeToString(gossip))), 0o600))
@@ -85,12 +91,14 @@ func TestNoSecretInAnyOutput(t *testing.T) {
 	tr.configure(t, steady+fmt.Sprintf(`
 log: {level: debug}
 webhook: {allow: [127.0.0.0/8]}
-tracing: {enabled: true, endpoint: %q, protocol: http/protobuf, headers_file: collector.key}
+tracing: {enabled: true, endpoint: %[1]q, protocol: http/protobuf, headers_file: collector.key}
 quota: {redis_password_file: redis.password}
+audit: {lookups: all, mirror: {type: http, url: "%[2]s/mirror?key=%[4]s", insecure: true, allow: [127.0.0.0/8], headers_file: mirror.headers}}
+certificates: {signer: vault, vault: {address: "http://127.0.0.1:1", role: planted, token_file: vault.token}}
 policy:
-  decision_log: {stderr: all, stdout: true, file: decisions.log, http: {url: %q, insecure: true, token_file: sink.token}}
-  git: {url: "https://127.0.0.1:%s/p", token_file: git.token, webhook_secret_file: git.hook, ca_file: git.ca, allow: [127.0.0.1], interval: 1s}
-`, collector.URL, sink.URL, repository.URL[strings.LastIndex(repository.URL, ":")+1:]))
+  decision_log: {stderr: all, stdout: true, file: decisions.log, http: {url: %[2]q, insecure: true, token_file: sink.token}}
+  git: {url: "https://127.0.0.1:%[3]s/p", token_file: git.token, webhook_secret_file: git.hook, ca_file: git.ca, allow: [127.0.0.1], interval: 1s}
+`, collector.URL, sink.URL, repository.URL[strings.LastIndex(repository.URL, ":")+1:], plant("query of the sink's URL", "planted-mirror-query-0001")))
 	for _, n := range tr.nodes { // each its own file of decisions
 		b, err := os.ReadFile(n.config)
 		must(t, err)
@@ -122,6 +130,8 @@ policy:
 	cookie := plant("a cookie", "planted-session-cookie-0001")
 	proxy := plant("a proxy's credentials", "cGxhbnRlZC1wcm94eS1hdXRoLTAwMDE=")
 	query := plant("a token in a query", "planted-query-token-0001")
+	order := signingRequest(t)
+	sent := plant("a key sent instead of a signing request", "TUlJcGxhbnRlZHByaXZhdGVrZXkwMDAx")
 	common := []string{"Cookie", "session=" + cookie, "Proxy-Authorization", "Basic " + proxy}
 
 	const policy = `{"modules":{"w.rego":"package api.registry.authz\n\nimport rego.v1\n\ndefault allow := false\n\nallow if input.resource.payload.owner == \"shop\"\n\ndeny contains msg if {\n\tinput.resource.payload.owner == \"bank\"\n\tmsg := \"not the bank\"\n}\n","l.rego":"package api.security.authz\n\nimport rego.v1\n\ndefault allow := true\n"}}`
@@ -164,6 +174,7 @@ policy:
 			{"GET", "/v1/webhooks", ""}, {"GET", "/v1/quotas", ""}, {"GET", "/v1/cluster/status", ""}, {"GET", "/v1/nothing/at/all", ""},
 			{"POST", "/v1/quota/check", `{"service_id":"cart"}`},
 			{"GET", "/readyz?verbose", ""},
+			{"POST", "/v1/certificates", order}, {"POST", "/v1/certificates", `{"csr":"-----BEGIN PRIVATE KEY-----\n` + sent + `\n-----END PRIVATE KEY-----\n"}`},
 		} {
 			ask(i, n.control, c[0], c[1], c[2], common...)
 			for _, credential := range []string{"Bearer " + jwt, "Bearer " + wrong, "Basic " + basic, "Digest " + jwt} {
@@ -183,6 +194,8 @@ policy:
 		if a.status == 201 && json.Unmarshal(a.body, &made) == nil || made["token"] != "" {
 			plant("a token made by node "+n.id, made["token"])
 			ask(i, n.control, "GET", "/v1/namespaces/default/services/cart", "", "Authorization", "Bearer "+made["token"])
+			ask(i, n.control, "DELETE", "/v1/tokens/"+made["token"], "") // instead of its id
+			ask(i, n.control, "DELETE", "/v1/revocations/"+made["token"], "")
 			ask(i, n.control, "PUT", "/v1/namespaces/default/services/cart", "{}", "Authorization", "Bearer "+made["token"])
 		} else {
 			t.Errorf("no token was made: %d %s", a.status, a.body)
@@ -209,8 +222,9 @@ policy:
 	}))
 	out.note("spans", traces.raw.Bytes())
 	uploads.Range(func(_, b any) bool { out.note("upload of decisions", b.([]byte)); return true })
+	mirrored.Range(func(_, b any) bool { out.note("mirrored audit trail", b.([]byte)); return true })
 
-	for _, needed := range []string{"/n1.log", "/n2.log", "/n1/audit/audit.log", "/n1/decisions.log", "spans", "upload of decisions", "metrics port of n1, metrics"} {
+	for _, needed := range []string{"/n1.log", "/n2.log", "/n1/audit/audit.log", "/n1/decisions.log", "spans", "upload of decisions", "mirrored audit trail", "metrics port of n1, metrics"} {
 		if out.said[needed] == nil || out.said[needed].Len() < 100 {
 			t.Errorf("nothing was looked at of %s", needed)
 		}

@@ -27,14 +27,16 @@ func (n *Node) broken() error {
 	return f
 }
 
-// stepAside hands the leadership to a node that can decide whenever this one
-// leads and cannot: a leader decides about every change.
+// stepAside hands the leadership to a node that can decide and has room on its
+// disk whenever this one leads and does not: a leader decides about every change.
 func (n *Node) stepAside(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		if n.broken() != nil {
-			n.handOver(ctx)
+			n.handOver(ctx, "the active policy does not compile on this node: the leadership goes to one that can decide")
+		} else if n.cluster.DiskHealth().Full {
+			n.handOver(ctx, "the disk of this node is full: the leadership goes to one that has room")
 		}
 		select {
 		case <-tick.C:
@@ -44,13 +46,13 @@ func (n *Node) stepAside(ctx context.Context) {
 	}
 }
 
-func (n *Node) handOver(ctx context.Context) {
+func (n *Node) handOver(ctx context.Context, why string) {
 	for _, m := range n.cluster.Status(ctx).Nodes {
 		var e extra
-		if m.ID == n.cfg.NodeID || !m.Alive || !m.Ready || m.Role == nonVoter || json.Unmarshal(m.Extra, &e) != nil || e.PolicyError != "" {
+		if m.ID == n.cfg.NodeID || !m.Alive || !m.Ready || m.Role == nonVoter || json.Unmarshal(m.Extra, &e) != nil || e.PolicyError != "" || e.raised(diskAlarms...) {
 			continue
 		}
-		n.logger.Warn("the active policy does not compile on this node: the leadership goes to one that can decide", "to", m.ID)
+		n.logger.Warn(why, "to", m.ID)
 		if err := n.cluster.TransferLeader(ctx, m.ID); err != nil {
 			n.logger.Warn("the leadership could not be handed over", "to", m.ID, "error", err)
 		}

@@ -29,9 +29,10 @@ func lookups(rules string) []byte {
 // As long as it is there to say so, what needs the built-in is not activated;
 // when it comes back after that was, it decides nothing until it can.
 func TestANodeThatCannotCompileLeavesService(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 3)
 	const odd = 2
-	tr.nodes[odd].without = []string{"sprintf"}
+	tr.nodes[odd].unlike.Without = []string{"sprintf"}
 	tr.startAll()
 	ctx := t.Context()
 	e := newEdge(t, tr)
@@ -114,6 +115,8 @@ func TestANodeThatCannotCompileLeavesService(t *testing.T) {
 		}
 	}
 
+	tr.awaitRaised(0, "policy_unavailable "+tr.nodes[odd].id+": ")
+	tr.tells(odd, "policy_unavailable")
 	s, err := c.Status(ctx)
 	must(t, err)
 	var status struct {
@@ -167,6 +170,7 @@ func TestANodeThatCannotCompileLeavesService(t *testing.T) {
 	if line, err := tr.metric(odd, "muster_policy_unavailable"); err != nil || line != "muster_policy_unavailable 0" {
 		t.Errorf("metric of the node that is back: %q, %v", line, err)
 	}
+	tr.awaitOver(0, "policy_unavailable")
 }
 
 func number(t *testing.T, rec *client.Record) uint64 {

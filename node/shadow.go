@@ -123,10 +123,11 @@ func (n *Node) serveReplay(ctx context.Context, _ string, payload []byte) ([]byt
 	}
 	made := func(yield func(*shadow.Made) bool) {
 		for r := range n.decisions.Recent(ask.Since, ask.Limit) {
-			if r.Result.Cause == policy.ByWebhook {
-				continue // no rule made it
+			// No rule made what webhooks said or break-glass lifted, and no path was asked by a query.
+			if r.Result.Cause == policy.ByWebhook || r.Result.BreakGlass || r.Query != "" {
+				continue
 			}
-			if r.Result.Value == nil && !yield(madeOf(r)) { // a value is a document, and no decision
+			if !yield(madeOf(r)) {
 				return
 			}
 		}
@@ -150,15 +151,14 @@ func (n *Node) masked(input []byte) []byte {
 
 // madeOf reads a record as the decision it is of.
 func madeOf(r *decision.Record) *shadow.Made {
-	m := &shadow.Made{
-		Past: policy.Past{Input: r.Input, Time: r.Time, Chance: r.Chance}, EntryPoint: r.EntryPoint,
+	past := r.Past()
+	if past == nil {
+		past = &policy.Past{Time: r.Time} // its input was not kept: it is counted as dropped
+	}
+	return &shadow.Made{Past: *past, EntryPoint: r.EntryPoint,
 		Decision: policy.Decision{
 			ID: r.ID, PolicyRevision: r.PolicyRevision, Allow: r.Result.Allow, Reasons: r.Result.Reasons,
-			Filtered: r.Result.Filtered, Missed: r.Result.Missed, Default: r.Result.Default,
+			Filtered: r.Result.Filtered, Missed: r.Result.Missed, Default: r.Result.Default, Result: r.Result.Value,
 		},
 	}
-	if r.Named {
-		m.Past.EntryPoint = r.EntryPoint
-	}
-	return m
 }

@@ -26,6 +26,7 @@ func impact(t *testing.T, v jsontext.Value, err error) *policy.Impact {
 // decisions of all nodes, while it is the shadow and afterwards, and none of
 // its answers has any effect.
 func TestShadowAndReplayOverAllNodes(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 3)
 	tr.startAll()
 	ctx := t.Context()

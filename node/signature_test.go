@@ -144,6 +144,7 @@ func (e *edge) serves(t *testing.T, owner string) {
 // Rows 11 and 12 of the bad input, on a running node: what is not signed as it
 // should be is refused with its reason, and the old revision serves on.
 func TestSignedPolicies(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 1)
 	tr.startAll()
 	e := newEdge(t, tr)
@@ -308,6 +309,7 @@ func (e *edge) refusesPolicy(t *testing.T, body []byte, says string, header ...s
 // What one node's configuration asks for, the whole cluster does, until an
 // operator ends it.
 func TestSignaturesAreRequiredEverywhere(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 3)
 	config, err := os.ReadFile(tr.nodes[1].config)
 	must(t, err)

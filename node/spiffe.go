@@ -1,8 +1,6 @@
 package node
 
 import (
-	"time"
-
 	"github.com/muster-registry/muster/identity/spiffe"
 )
 
@@ -41,7 +39,7 @@ func (s *SPIFFESettings) domains() (out []spiffe.Domain) {
 func (n *Node) openTrust() (err error) {
 	n.trust, err = spiffe.New(spiffe.Options{
 		Own: n.cfg.Cluster.TrustDomain, Domains: n.cfg.Identity.SPIFFE.domains(), Audiences: n.cfg.Identity.SPIFFE.Audiences,
-		Logger: n.logger, Now: time.Now,
+		Logger: n.logger, Now: n.clock.Now,
 	})
 	return err
 }

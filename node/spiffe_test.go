@@ -17,6 +17,7 @@ import (
 // Clients of another trust domain are known by their ids, and by no authority
 // but that domain's.
 func TestClientsOfOtherTrustDomains(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 1)
 	foreign, err := pki.NewCA("a.example", "", time.Hour, time.Now())
 	must(t, err)

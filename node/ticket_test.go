@@ -49,6 +49,7 @@ func (v *visitor) get(address, path string) (status int, resumed bool, err error
 // on any of its ports, resumes its TLS session, also after the node it knew is
 // gone; it is who it was, and no longer than its certificate.
 func TestSessionsResumeOnOtherNodes(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 3)
 	tr.startAll()
 	for i := range tr.nodes {

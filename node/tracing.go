@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/trace"
 )
 
@@ -50,7 +51,7 @@ func (s *TracingSettings) validate() (errs []error) {
 }
 
 // headers reads "Name: value" or, as OTEL_EXPORTER_OTLP_HEADERS has it, Name=value.
-func headers(text string) (map[string]string, error) {
+func headers(setting, text string) (map[string]string, error) {
 	out := map[string]string{}
 	for lines, n := bufio.NewScanner(strings.NewReader(text)), 1; lines.Scan(); n++ {
 		line := strings.TrimSpace(lines.Text())
@@ -59,7 +60,7 @@ func headers(text string) (map[string]string, error) {
 		}
 		name, value, ok := strings.Cut(line, ":")
 		if name = strings.TrimSpace(name); !ok || name == "" || strings.ContainsAny(name, " \t=") {
-			return nil, fmt.Errorf("tracing.headers_file: line %d is not of the form Name: value", n)
+			return nil, fmt.Errorf("%s: line %d is not of the form Name: value", setting, n)
 		}
 		out[name] = strings.TrimSpace(value)
 	}
@@ -82,11 +83,12 @@ func (n *Node) openTracing(ctx context.Context, reg prometheus.Registerer) (end 
 	sent.WithLabelValues("failed")
 	o := trace.Options{
 		Endpoint: s.Endpoint, Protocol: s.Protocol, Sample: s.Sample, Node: n.cfg.NodeID, Version: n.version, Logger: n.logger,
+		Mask: identity.Mask,
 		Sent: func(spans int, err error) {
 			sent.WithLabelValues(map[bool]string{true: "sent", false: "failed"}[err == nil]).Add(float64(spans))
 		},
 	}
-	if o.Headers, err = headers(n.cfg.Secrets.TracingHeaders); err != nil {
+	if o.Headers, err = headers("tracing.headers_file", n.cfg.Secrets.TracingHeaders); err != nil {
 		return nil, err
 	}
 	if s.CA != "" {

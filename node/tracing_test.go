@@ -134,7 +134,7 @@ func TestOneTraceOfAForwardedWrite(t *testing.T) {
 
 // steady keeps the leader where it is on a busy machine, in tests that are about
 // who does what.
-const steady = "raft: {heartbeat_timeout: 3s, election_timeout: 3s, leader_lease: 3s}\n"
+const steady = "raft: {heartbeat_timeout: 3s, election_timeout: 3s, leader_lease: 3s, disk_stall: 6s}\n"
 
 func forwardedWrite(t *testing.T, got *spans, config string) {
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
@@ -248,6 +248,7 @@ func forwardedWrite(t *testing.T, got *spans, config string) {
 // TestACollectorThatIsAwayHoldsNobodyUp: requests go on, and the node stops in
 // time.
 func TestACollectorThatIsAwayHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 1)
 	tr.configure(t, `tracing: {enabled: true, endpoint: "http://127.0.0.1:1"}`+"\n")
 	tr.startAll()
@@ -264,6 +265,7 @@ func TestACollectorThatIsAwayHoldsNobodyUp(t *testing.T) {
 // TestLogLinesNameTheirRequest: what a node logs about a request names it, also
 // on the node it was forwarded to.
 func TestLogLinesNameTheirRequest(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 2)
 	tr.configure(t, steady)
 	tr.startAll()

@@ -53,9 +53,17 @@ func (c *Config) validate() error {
 	}
 	errs = append(errs, c.validateLimits()...)
 	errs = append(errs, c.validateGit()...)
+	errs = append(errs, c.validateCertificates()...)
 	errs = append(errs, c.Policy.DecisionLog.validate()...)
 	errs = append(errs, c.Audit.validate()...)
 	errs = append(errs, c.Tracing.validate()...)
+	errs = append(errs, c.Cluster.validate()...)
+	errs = append(errs, c.Discovery.validate()...)
+	errs = append(errs, c.validateSnapshots()...)
+	errs = append(errs, c.DNS.validate()...)
+	if err := c.Health.validate(); err != nil {
+		errs = append(errs, err)
+	}
 	if _, err := egress.Prefixes(c.Webhook.Allow); err != nil {
 		wrong("webhook.allow: %w", err)
 	}
@@ -69,6 +77,9 @@ func (c *Config) validate() error {
 	}
 	if t := c.Secrets.OperatorToken; t != "" && len(t) < 32 {
 		wrong("operator_token_file: the token has %d characters; use 32 or more that nobody can guess", len(t))
+	}
+	if registry.ValidName(c.Consul.Datacenter) != nil {
+		wrong("consul.datacenter: %q is not a name; use lower-case letters, digits and dashes, at most 63", c.Consul.Datacenter)
 	}
 	switch c.Log.Level {
 	case "debug", "info", "warn", "error":
@@ -94,6 +105,7 @@ func (c *Config) validateAddresses() (errs []error) {
 		{"gossip", c.Listen.Gossip, &c.Advertise.Gossip, false},
 		{"policy", c.Listen.Policy, nil, true},
 		{"metrics", c.Listen.Metrics, nil, true},
+		{"dns", c.Listen.DNS, nil, true},
 	} {
 		if l.listen == Off {
 			if !l.optional {
@@ -188,6 +200,9 @@ func (c *Config) validateLimits() (errs []error) {
 	}
 	if c.Raft.ElectionTimeout < c.Raft.HeartbeatTimeout {
 		wrong("raft.election_timeout: %s is shorter than raft.heartbeat_timeout, %s; make it at least as long", c.Raft.ElectionTimeout, c.Raft.HeartbeatTimeout)
+	}
+	if d := c.Raft.DiskStall; d != 0 && d < c.Raft.HeartbeatTimeout {
+		wrong("raft.disk_stall: %s is shorter than raft.heartbeat_timeout, %s; make it longer, or 0 to wait for the disk as long as it takes", d, c.Raft.HeartbeatTimeout)
 	}
 	if c.Raft.LeaderLease > c.Raft.HeartbeatTimeout {
 		wrong("raft.leader_lease: %s is longer than raft.heartbeat_timeout, %s; make it shorter, or two nodes could think they lead", c.Raft.LeaderLease, c.Raft.HeartbeatTimeout)

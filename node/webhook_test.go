@@ -41,6 +41,7 @@ func policyEndpoint(t *testing.T, h http.HandlerFunc) func(more string) string {
 }
 
 func TestWebhooks(t *testing.T) {
+	t.Parallel()
 	tr := newTrial(t, 3)
 	tr.configure(t, "webhook: {allow: [127.0.0.0/8]}\n")
 	tr.startAll()

@@ -101,6 +101,23 @@ func create(file string, mode fs.FileMode, content []byte) error {
 	return nil
 }
 
+// Replace puts the certificate and its intermediates in the place of a file, in
+// one step.
+func (p *Pair) Replace(certFile string) error {
+	f, err := os.CreateTemp(filepath.Dir(certFile), "."+filepath.Base(certFile)+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(p.PEM())
+	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), certFile)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
 // Read loads a certificate with its intermediates and its key from PEM files.
 func Read(certFile, keyFile string) (*Pair, error) {
 	t, err := tls.LoadX509KeyPair(certFile, keyFile)

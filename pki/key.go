@@ -8,6 +8,8 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -104,6 +106,50 @@ func ParseCSR(text []byte) (*CSR, error) {
 	return &CSR{r}, nil
 }
 
+// NewCSR makes a signing request for a SPIFFE id and hosts. Without a key it
+// makes one.
+func NewCSR(key crypto.Signer, algorithm Algorithm, id string, hosts []string) (*CSR, crypto.Signer, error) {
+	t := &x509.Certificate{}
+	addHosts(t, hosts)
+	r := &x509.CertificateRequest{DNSNames: t.DNSNames, IPAddresses: t.IPAddresses}
+	if id != "" {
+		u, err := WorkloadID(id)
+		if err != nil {
+			return nil, nil, err
+		}
+		r.URIs = []*url.URL{u}
+	}
+	if key == nil {
+		var err error
+		if key, err = newKey(algorithm); err != nil {
+			return nil, nil, err
+		}
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, r, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	made, err := x509.ParseCertificateRequest(der)
+	return &CSR{made}, key, err
+}
+
+// ReadPublicKey reads a public key (PEM, as openssl pkey -pubout writes it).
+func ReadPublicKey(file string) (crypto.PublicKey, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	block, rest := pem.Decode(b)
+	if block == nil || block.Type != "PUBLIC KEY" || len(strings.TrimSpace(string(rest))) > 0 {
+		return nil, fmt.Errorf("%s: there is no public key in PEM, alone; openssl pkey -pubout and ssh-keygen -e -m PKCS8 write one", file)
+	}
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: the public key cannot be read: %w", file, err)
+	}
+	return key, nil
+}
+
 // ReadCSR reads a signing request from a file.
 func ReadCSR(file string) (*CSR, error) {
 	b, err := os.ReadFile(file)
@@ -126,11 +172,22 @@ func (c *CSR) Hosts() []string {
 	return hosts
 }
 
+// IDs gives the URIs that the request asks for.
+func (c *CSR) IDs() []*url.URL { return c.request.URIs }
+
+// RawPublicKey is the key that the request is about, in DER (SubjectPublicKeyInfo).
+func (c *CSR) RawPublicKey() []byte { return c.request.RawSubjectPublicKeyInfo }
+
 // KeyAlgorithm names the kind of key, such as ECDSA.
 func (c *CSR) KeyAlgorithm() string { return c.request.PublicKeyAlgorithm.String() }
 
 // Raw is the request in DER.
 func (c *CSR) Raw() []byte { return c.request.Raw }
+
+// PEM is the request as text.
+func (c *CSR) PEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: c.request.Raw})
+}
 
 // asks refuses a request that asks for another id than it would get. A nil
 // request asks for nothing.
@@ -145,6 +202,55 @@ func (c *CSR) asks(id *url.URL) error {
 	}
 	if len(c.request.EmailAddresses) > 0 {
 		return errors.New("the signing request asks for an e-mail address, which no certificate of muster carries")
+	}
+	for _, e := range c.request.Extensions {
+		if err := harmless(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Extensions that a signing request can have (RFC 5280).
+var (
+	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
+	oidAlternativeNames = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidConstraints      = asn1.ObjectIdentifier{2, 5, 29, 19}
+)
+
+// harmless refuses what would make a certificate more than its holder's own.
+// Nothing of it would get into the certificate: it is told, rather than left out.
+func harmless(e pkix.Extension) error {
+	switch {
+	case e.Id.Equal(oidConstraints):
+		var c struct {
+			CA     bool `asn1:"optional"`
+			MaxLen int  `asn1:"optional,default:-1"`
+		}
+		if rest, err := asn1.Unmarshal(e.Value, &c); err != nil || len(rest) > 0 {
+			return errors.New("the basic constraints in the signing request cannot be read")
+		}
+		if c.CA {
+			return errors.New("the signing request asks for a CA's certificate (CA:TRUE); leave that out")
+		}
+	case e.Id.Equal(oidKeyUsage):
+		var use asn1.BitString
+		if rest, err := asn1.Unmarshal(e.Value, &use); err != nil || len(rest) > 0 {
+			return errors.New("the key usage in the signing request cannot be read")
+		}
+		if use.At(5) == 1 || use.At(6) == 1 {
+			return errors.New("the signing request asks to sign certificates or revocation lists; leave those key usages out")
+		}
+	case e.Id.Equal(oidAlternativeNames):
+		var names []asn1.RawValue
+		if rest, err := asn1.Unmarshal(e.Value, &names); err != nil || len(rest) > 0 {
+			return errors.New("the names in the signing request cannot be read")
+		}
+		for _, n := range names {
+			if n.Class != asn1.ClassContextSpecific || n.Tag != 2 && n.Tag != 6 && n.Tag != 7 {
+				return errors.New("the signing request asks for a name that is none of DNS, IP and URI")
+			}
+		}
 	}
 	return nil
 }

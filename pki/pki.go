@@ -64,25 +64,13 @@ var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 // NewCA makes an authority for a trust domain, which stands in its own
 // certificate as spiffe://<trust domain>.
 func NewCA(trustDomain string, algorithm Algorithm, validity time.Duration, now time.Time) (*Pair, error) {
-	id, err := url.Parse("spiffe://" + trustDomain)
-	if err != nil || id.Host != trustDomain || trustDomain == "" || strings.ContainsAny(trustDomain, ":/@") {
-		return nil, fmt.Errorf("%q is not a trust domain; use a name such as muster or example.org", trustDomain)
-	}
-	if validity == 0 {
-		validity = CAValidity
+	t, err := template(trustDomain, validity, now)
+	if err != nil {
+		return nil, err
 	}
 	key, err := newKey(algorithm)
 	if err != nil {
 		return nil, err
-	}
-	t := &x509.Certificate{
-		Subject:               pkix.Name{Organization: []string{"muster"}, CommonName: "muster CA for " + trustDomain},
-		URIs:                  []*url.URL{id},
-		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(validity),
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	c, err := sign(t, t, key.Public(), key)
 	if err != nil {
@@ -91,28 +79,64 @@ func NewCA(trustDomain string, algorithm Algorithm, validity time.Duration, now 
 	return &Pair{Certificate: c, Key: key}, nil
 }
 
+// template is that of an authority.
+func template(trustDomain string, validity time.Duration, now time.Time) (*x509.Certificate, error) {
+	id, err := url.Parse("spiffe://" + trustDomain)
+	if err != nil || id.Host != trustDomain || trustDomain == "" || strings.ContainsAny(trustDomain, ":/@") {
+		return nil, fmt.Errorf("%q is not a trust domain; use a name such as muster or example.org", trustDomain)
+	}
+	if validity == 0 {
+		validity = CAValidity
+	}
+	return &x509.Certificate{
+		Subject:               pkix.Name{Organization: []string{"muster"}, CommonName: "muster CA for " + trustDomain},
+		URIs:                  []*url.URL{id},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(validity),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}, nil
+}
+
 // NewIntermediate makes an authority below this one, for the same trust domain.
 // It signs no further authorities.
 func (p *Pair) NewIntermediate(trustDomain string, algorithm Algorithm, validity time.Duration, now time.Time) (*Pair, error) {
-	if err := p.authority(now); err != nil {
-		return nil, err
-	}
-	below, err := NewCA(trustDomain, algorithm, validity, now)
+	key, err := newKey(algorithm)
 	if err != nil {
 		return nil, err
 	}
-	t := below.Certificate
+	below, err := p.NewIntermediateFor(trustDomain, key.Public(), validity, now)
+	if err != nil {
+		return nil, err
+	}
+	below.Key = key
+	return below, nil
+}
+
+// NewIntermediateFor is likewise, for a key that stays where it is, such as in a
+// hardware module.
+func (p *Pair) NewIntermediateFor(trustDomain string, public crypto.PublicKey, validity time.Duration, now time.Time) (*Pair, error) {
+	if err := p.authority(now); err != nil {
+		return nil, err
+	}
+	if err := strong(public); err != nil {
+		return nil, err
+	}
+	t, err := template(trustDomain, validity, now)
+	if err != nil {
+		return nil, err
+	}
 	t.Subject.CommonName = "muster intermediate CA for " + trustDomain
-	t.RawSubject, t.AuthorityKeyId = nil, nil // of the self-signed form
 	t.MaxPathLen, t.MaxPathLenZero = 0, true
 	if t.NotAfter.After(p.Certificate.NotAfter) {
 		t.NotAfter = p.Certificate.NotAfter
 	}
-	c, err := sign(t, p.Certificate, below.Key.Public(), p.Key)
+	c, err := sign(t, p.Certificate, public, p.Key)
 	if err != nil {
 		return nil, err
 	}
-	return &Pair{Certificate: c, Key: below.Key, Chain: p.below()}, nil
+	return &Pair{Certificate: c, Chain: p.below()}, nil
 }
 
 // authority refuses to sign with what is no CA, or one no more.
@@ -158,7 +182,7 @@ func (p *Pair) Issue(trustDomain string, r Request, now time.Time) (*Pair, error
 	if err := p.authority(now); err != nil {
 		return nil, err
 	}
-	t, err := r.template(trustDomain)
+	t, err := r.Template(trustDomain)
 	if err != nil {
 		return nil, err
 	}
@@ -167,8 +191,10 @@ func (p *Pair) Issue(trustDomain string, r Request, now time.Time) (*Pair, error
 		validity = LeafValidity
 	}
 	t.NotBefore, t.NotAfter = now.Add(-backdate), now.Add(validity)
-	if t.NotAfter.After(p.Certificate.NotAfter) {
-		t.NotAfter = p.Certificate.NotAfter
+	for _, above := range append([]*x509.Certificate{p.Certificate}, p.Chain...) {
+		if t.NotAfter.After(above.NotAfter) {
+			t.NotAfter = above.NotAfter
+		}
 	}
 	issued := &Pair{Chain: p.below()}
 	var public crypto.PublicKey
@@ -184,7 +210,9 @@ func (p *Pair) Issue(trustDomain string, r Request, now time.Time) (*Pair, error
 	return issued, err
 }
 
-func (r Request) template(trustDomain string) (*x509.Certificate, error) {
+// Template is what [Pair.Issue] signs, but for serial number, dates and key. The
+// error says what of the request cannot be had.
+func (r Request) Template(trustDomain string) (*x509.Certificate, error) {
 	t := &x509.Certificate{
 		Subject:               pkix.Name{Organization: []string{"muster"}},
 		BasicConstraintsValid: true,

@@ -160,12 +160,28 @@ func validModule(name, source string) error {
 		return fault.Invalid("/modules", "the name of a module is longer than %d bytes", MaxModuleName)
 	case !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl):
 		return fault.Invalid("/modules", "%q has control characters or is not UTF-8", name)
+	case !plainName(name):
+		return fault.Invalid(pointer, "%q is not plain: name a module like a file, such as teams/authz.rego, without an empty part, . or .. between slashes and without a backslash", name)
 	case !utf8.ValidString(source):
 		return fault.Invalid(pointer, "is not UTF-8")
 	case strings.ContainsRune(source, 0):
 		return fault.Invalid(pointer, "contains a NUL character")
 	}
 	return nil
+}
+
+// plainName says whether a name stays below where it is written to: findings
+// name files by it, and an export makes them.
+func plainName(name string) bool {
+	if strings.ContainsRune(name, '\\') {
+		return false
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if part == "" || part == "." || part == ".." {
+			return false
+		}
+	}
+	return true
 }
 
 var entryPointPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$`)

@@ -8,6 +8,7 @@ type Past struct {
 	EntryPoint string    // "a/b"; "" where the action of the input selects it
 	Input      []byte    // the input document, JSON
 	Document   bool      // the document at the entry point was asked for, not a verdict
+	Response   bool      // the answer to a proxied request was asked for along with the verdict
 	Time       time.Time // as the policy saw it
 	Chance     []byte    // the JSON of [Chance]; nil is {}
 }

@@ -18,6 +18,7 @@ const (
 	WouldAllow        DifferenceKind = "would_allow" // what is denied
 	DiffersByReasons  DifferenceKind = "reasons"     // both deny, for other reasons
 	DiffersByFiltered DifferenceKind = "filtered"    // both allow, and change what is stored or returned in other ways
+	DiffersByResult   DifferenceKind = "result"      // both give the document that was asked for by its path, and not the same
 )
 
 // The limits on what an impact holds; what does not fit is only counted, as

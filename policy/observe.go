@@ -11,9 +11,18 @@ type Question struct {
 	Entrypoint string // "a/b"; "" where the action selects it
 	Input      *Input // nil where Raw is given
 	Raw        []byte
-	Document   bool // the document at the entry point was asked for, not a verdict (OPA's data API)
+	Document   bool   // the document at the entry point was asked for, not a verdict (OPA's data API)
+	Query      string // in Rego, where Entrypoint is Query or Partial
+	Response   bool   // the answer to a proxied request was asked for along with the verdict
 	Call       Call
 }
+
+// What stands as the entry point of a question in Rego: for all its answers, or
+// for what is left of it while parts are unknown. No replay makes them again.
+const (
+	Query   = "query"
+	Partial = "compile"
+)
 
 // Call is the request behind a question, as far as it is known, for the record
 // alone: no rule sees it.
@@ -43,4 +52,14 @@ func CallOf(ctx context.Context) Call {
 // change none of it.
 type Observer interface {
 	Decided(rev *Revision, q *Question, d *Decision, took time.Duration)
+}
+
+// Observers are told one after the other.
+type Observers []Observer
+
+// Decided implements [Observer].
+func (all Observers) Decided(rev *Revision, q *Question, d *Decision, took time.Duration) {
+	for _, o := range all {
+		o.Decided(rev, q, d, took)
+	}
 }

@@ -18,7 +18,7 @@ import (
 type Action string
 
 // The actions of the registry. The first six are named in the public
-// contract; Heartbeat, Spend, Read and Manage are decided by roles alone.
+// contract, Issue stands beside them; Heartbeat, Spend, Read and Manage are decided by roles alone.
 const (
 	Register  Action = "register"
 	Update    Action = "update"
@@ -26,6 +26,8 @@ const (
 	Lookup    Action = "lookup"
 	Watch     Action = "watch"
 	Authorize Action = "authorize"
+
+	Issue Action = "issue" // a certificate; it asks the entry point for writes
 
 	Heartbeat Action = "heartbeat"
 	Spend     Action = "spend"  // count a call against the quotas
@@ -62,7 +64,7 @@ type Grant struct {
 // nil is {} for Metadata and null for the other two. The engine keeps no
 // reference to them after the decision.
 type Resource struct {
-	Kind      string // service, version, instance
+	Kind      string // service, version, instance, certificate
 	Namespace string
 	Name      string
 	Metadata  []byte
@@ -125,7 +127,7 @@ type Decision struct {
 	Unavailable    bool     // Missed, since this node cannot evaluate the revision, or not yet: nothing was decided
 	BreakGlass     bool     // refused, and allowed all the same since break-glass is open; Reasons say why it was refused
 	Default        bool     // no package is defined: the built-in roles alone have decided
-	Result         []byte   // JSON of the document that was asked for by its path (OPA's data API); nil: undefined, or not asked so
+	Result         []byte   // JSON of the document that was asked for by its path (OPA's data API), or of the answer to a proxy ([Decider.DecideResponse]); nil: undefined, or not asked so
 
 	// How it was made, for the record. A replay needs all of it.
 	EntryPoint string    // the path that was asked, "a/b"; "" where none was
@@ -181,4 +183,17 @@ type Decider interface {
 	// the name is empty. The error is bad_request when the name or the JSON
 	// cannot be used; nothing has been evaluated then.
 	DecideRaw(ctx context.Context, rev *Revision, entrypoint string, input []byte) (Decision, error)
+
+	// DecideResponse is DecideRaw for a proxy, which asks for the answer to a
+	// request along with the verdict: Result holds those of [Responses] that are
+	// defined at the entry point, which must be named. It may also be a rule, and
+	// allow or that rule an object whose member allowed is the verdict.
+	DecideResponse(ctx context.Context, rev *Revision, entrypoint string, input []byte) (Decision, error)
+}
+
+// Responses are the rules that shape the answer to a proxied request, beside
+// the verdict: those that users of OPA's plugin for Envoy know.
+var Responses = []string{
+	"headers", "http_status", "body", "dynamic_metadata", "response_headers_to_add",
+	"request_headers_to_remove", "query_parameters_to_set", "query_parameters_to_remove",
 }

@@ -21,7 +21,7 @@ func Roles() []string { return []string{Viewer, Publisher, Operator, PolicyAdmin
 
 // Actions lists what callers can want.
 func Actions() []Action {
-	return []Action{Register, Update, Delete, Lookup, Watch, Authorize, Heartbeat, Spend, Read, Manage}
+	return []Action{Register, Update, Delete, Lookup, Watch, Authorize, Issue, Heartbeat, Spend, Read, Manage}
 }
 
 // Kinds lists the kinds of resource that the built-in roles know.
@@ -67,6 +67,7 @@ var grants = []struct {
 }{
 	{[]Action{Lookup, Watch}, records, namespaced, everyone},
 	{[]Action{Register, Update, Delete, Heartbeat}, records, inNamespace, writers},
+	{[]Action{Issue}, []string{"certificate"}, namespaced, everyone},
 	{[]Action{Spend}, []string{"quota"}, namespaced, writers},
 	{[]Action{Authorize}, []string{"decision"}, anywhere, everyone},
 	{[]Action{Read}, []string{"cluster"}, anywhere, everyone},
@@ -117,6 +118,9 @@ func permit(have Grant, action Action, kind, namespace string) (held bool, refus
 		return true, have.within(g.scope, action, kind, namespace)
 	}
 	if needed == "" {
+		if kind == "" {
+			kind = "resource of no kind"
+		}
 		return false, fault.New(fault.Forbidden, "no role allows to %s a %s", action, kind)
 	}
 	if len(have.Roles) == 0 {
@@ -143,3 +147,30 @@ func (p Grant) within(s scope, action Action, kind, namespace string) error {
 func (p Principal) Sees(namespace string) bool {
 	return len(p.Namespaces) == 0 || slices.Contains(p.Namespaces, namespace)
 }
+
+// Covers says whether the principal has, in every namespace of the grant, each
+// of its roles or one that may do all that it may.
+func (p Principal) Covers(g Grant) bool {
+	have := p.Grants
+	if len(have) == 0 {
+		have = []Grant{{p.Roles, p.Namespaces}}
+	}
+	in := g.Namespaces
+	if len(in) == 0 {
+		in = []string{""} // all of them
+	}
+	for _, role := range g.Roles {
+		for _, ns := range in {
+			if !slices.ContainsFunc(have, func(h Grant) bool {
+				return (len(h.Namespaces) == 0 || ns != "" && slices.Contains(h.Namespaces, ns)) &&
+					slices.ContainsFunc(h.Roles, func(r string) bool { return r == role || slices.Contains(above[role], r) })
+			}) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// above lists the roles that may do all that a role may.
+var above = map[string][]string{Viewer: {Publisher, Operator, PolicyAdmin, BreakGlass}, Publisher: {Operator}}

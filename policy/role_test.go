@@ -29,6 +29,7 @@ func TestBuiltInRoles(t *testing.T) {
 		{Spend, "quota", "shop", roles(deny, allow, allow, deny, deny)},
 		{Manage, "quota", "", roles(deny, deny, allow, deny, deny)},
 		{Authorize, "decision", "", roles(allow, allow, allow, allow, allow)},
+		{Issue, "certificate", "shop", roles(allow, allow, allow, allow, allow)},
 		{Read, "cluster", "", roles(allow, allow, allow, allow, allow)},
 		{Manage, "cluster", "", roles(deny, deny, allow, deny, deny)},
 		{Manage, "token", "", roles(deny, deny, allow, deny, deny)},
@@ -104,6 +105,34 @@ func TestSeveralRolesAddUp(t *testing.T) {
 	for _, err := range []error{Permit(p, Register, "service", "a"), Permit(p, Manage, "policy", "")} {
 		if err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+func TestCovers(t *testing.T) {
+	plain := func(role string, in ...string) Principal { return Principal{Roles: []string{role}, Namespaces: in} }
+	both := Principal{Roles: []string{Publisher, Viewer}, Grants: []Grant{{[]string{Viewer}, nil}, {[]string{Publisher}, []string{"shop"}}}}
+	for _, c := range []struct {
+		who  Principal
+		role string
+		in   []string
+		want bool
+	}{
+		{plain(Publisher, "shop"), Publisher, []string{"shop"}, true},
+		{plain(Publisher, "shop"), Viewer, []string{"shop"}, true},
+		{plain(Publisher, "shop"), Publisher, []string{"shop", "bank"}, false},
+		{plain(Publisher, "shop"), Viewer, nil, false},
+		{plain(Viewer), Publisher, []string{"shop"}, false},
+		{plain(Operator), Publisher, nil, true},
+		{plain(PolicyAdmin), Publisher, nil, false},
+		{plain(Publisher), Operator, []string{"shop"}, false},
+		{both, Viewer, nil, true},
+		{both, Publisher, []string{"shop"}, true},
+		{both, Publisher, []string{"bank"}, false},
+		{Principal{}, Viewer, []string{"shop"}, false},
+	} {
+		if got := c.who.Covers(Grant{[]string{c.role}, c.in}); got != c.want {
+			t.Errorf("%v covers %s in %v: %t", c.who, c.role, c.in, got)
 		}
 	}
 }

@@ -78,19 +78,30 @@ type count struct {
 // New makes a keeper. [Keeper.Run] must run for it to answer.
 func New(opt Options) *Keeper {
 	k := &Keeper{opt: opt, metrics: newMetrics(), wake: make(chan struct{}, 1), counts: map[Key]*count{}, contact: time.Now()}
-	k.store = store{password: opt.Password, logger: opt.Logger, up: k.metrics.up}
+	k.store = store{password: opt.Password, logger: opt.Logger, up: k.metrics.up, patience: storeTimeout}
 	return k
 }
 
 // Collectors are the keeper's metrics.
 func (k *Keeper) Collectors() []prometheus.Collector { return k.metrics.all() }
 
+// Connected is false while the Redis that the quotas name does not answer, as
+// the last call found it or [Keeper.Run], which looks whether it is back.
+func (k *Keeper) Connected() bool {
+	k.store.mu.Lock()
+	defer k.store.mu.Unlock()
+	return !k.store.down
+}
+
 // Lead is to be called when this node begins to lead.
 func (k *Keeper) Lead() { k.bank.open(time.Now()) }
 
-// Run draws credit until the context ends.
+// Run draws credit until the context ends, and finds a Redis that is back.
 func (k *Keeper) Run(ctx context.Context) {
 	defer k.store.close()
+	var look sync.WaitGroup
+	look.Go(func() { k.look(ctx) })
+	defer look.Wait()
 	for {
 		select {
 		case <-ctx.Done():
@@ -103,6 +114,30 @@ func (k *Keeper) Run(ctx context.Context) {
 			if r != nil {
 				k.draw(ctx, r)
 			}
+		}
+	}
+}
+
+// look finds out whether a Redis that was away is back, or is not named any
+// more, where no call does.
+func (k *Keeper) look(ctx context.Context) {
+	tick := time.NewTicker(storeRetry)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if k.Connected() {
+			continue
+		}
+		switch spec, err := k.spec(); {
+		case err != nil:
+		case spec == nil || spec.Backend != Redis:
+			k.store.found()
+		default:
+			k.store.ping(ctx, spec.Connection)
 		}
 	}
 }

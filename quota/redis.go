@@ -52,6 +52,7 @@ type store struct {
 	password string
 	logger   *slog.Logger
 	up       prometheus.Gauge
+	patience time.Duration // for one answer; 250 ms outside of tests
 
 	mu      sync.Mutex // guards what follows
 	address string
@@ -80,7 +81,7 @@ func (s *store) connect(address string) *redis.Client {
 			return nil
 		}
 		opt.Password = s.password
-		opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = storeTimeout, storeTimeout, storeTimeout, storeTimeout
+		opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = s.patience, s.patience, s.patience, s.patience
 		opt.DialerRetries = 1
 		opt.MaxRetries = -1 // a hit that was counted must not be counted again
 		opt.ContextTimeoutEnabled = true
@@ -109,7 +110,7 @@ func (s *store) check(ctx context.Context, address string, limits []Limit, hits 
 		cost := 1e6 / l.Rate.RequestsPerSecond
 		args = append(args, cost, cost*float64(l.Rate.BurstCapacity))
 	}
-	asking, cancel := context.WithTimeout(ctx, storeTimeout)
+	asking, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
 	answer, err := gcra.Run(asking, client, keys, args...).Int64Slice()
 	if err != nil || len(answer) != 4 || answer[1] < 1 || int(answer[1]) > len(limits) {
@@ -125,6 +126,21 @@ func (s *store) check(ctx context.Context, address string, limits []Limit, hits 
 	}
 	rate := limits[i].Rate
 	return &Result{Allowed: true, Limits: limits, Tightest: i, Remaining: answer[2], Reset: rate.refill(float64(rate.BurstCapacity - answer[2]))}, true
+}
+
+// ping looks whether a Redis that was away answers again.
+func (s *store) ping(ctx context.Context, address string) {
+	client := s.connect(address)
+	if client == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	if err := client.Ping(ctx).Err(); err != nil {
+		s.lost(err)
+		return
+	}
+	s.found()
 }
 
 func (s *store) lost(err error) {

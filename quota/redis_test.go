@@ -14,6 +14,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/muster-registry/muster/tools/ports"
 )
 
 // redisServer is a Redis of this test's own.
@@ -36,15 +38,7 @@ func newRedis(t *testing.T) *redisServer {
 		t.Log("left out: there is no redis-server; install Debian's")
 		return nil
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &redisServer{t: t, path: path, address: l.Addr().String()}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return &redisServer{t: t, path: path, address: ports.Free(t)}
 }
 
 func (s *redisServer) start() {
@@ -98,6 +92,7 @@ func onRedis(t *testing.T, address string, n int, static *Rate) []*Keeper {
 			Call:   func(ctx context.Context, _ string, p []byte) ([]byte, error) { return k.Serve(ctx, "", p) },
 			Static: static, Password: "a-password", Logger: slog.New(slog.DiscardHandler),
 		})
+		k.store.patience = 30 * time.Second // a slow machine is no Redis that is away
 		go k.Run(t.Context())
 		all = append(all, k)
 	}
@@ -135,7 +130,7 @@ func TestRedisKeepsTheCount(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if testutil.ToFloat64(keepers[0].metrics.up)+testutil.ToFloat64(keepers[1].metrics.up)+testutil.ToFloat64(keepers[2].metrics.up) == 3 && allowed.Load() != 50 {
+	if allowed.Load() != 50 {
 		t.Errorf("%d of 150 are allowed, want 50", allowed.Load())
 	}
 	// All limits or none: the principal ends first, and the service keeps its hits.
@@ -183,10 +178,7 @@ func TestRedisGoesAway(t *testing.T) {
 		return
 	}
 	s.start()
-	eventually(t, "the Redis counts again", func() bool {
-		_, err := k.Check(t.Context(), Call{ServiceID: "slow", Hits: 1})
-		return err == nil && testutil.ToFloat64(k.metrics.up) == 1
-	})
+	eventually(t, "its return is noticed, without a call", k.Connected)
 	s.stop()
 	eventually(t, "its loss is noticed", func() bool {
 		_, err := k.Check(t.Context(), Call{ServiceID: "slow", Hits: 1})

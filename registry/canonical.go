@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -123,6 +122,8 @@ type instanceBody struct {
 	ignored
 	Status          jsontext.Value    `json:"status"`
 	StatusBy        jsontext.Value    `json:"status_by"`
+	OwnStatus       jsontext.Value    `json:"own_status"`
+	States          jsontext.Value    `json:"check_states"`
 	Namespace       *string           `json:"namespace"`
 	Service         *string           `json:"service"`
 	ID              *string           `json:"id"`
@@ -138,16 +139,8 @@ type instanceBody struct {
 	Checks          []checkBody       `json:"checks"`
 }
 
-type checkBody struct {
-	Type     string    `json:"type"`
-	Name     string    `json:"name"`
-	Target   string    `json:"target"`
-	Interval *Duration `json:"interval"`
-	Timeout  *Duration `json:"timeout"`
-}
-
 // CanonicalInstance is CanonicalService for an instance. A status in the body
-// has no effect.
+// has no effect, nor have the states of checks.
 func CanonicalInstance(ns, service, id string, body []byte) (spec []byte, err error) {
 	var b instanceBody
 	if err := DecodeStrict(body, &b); err != nil {
@@ -169,8 +162,12 @@ func CanonicalInstance(ns, service, id string, body []byte) (spec []byte, err er
 	f.number("/weight", s.Weight, 0, 65535)
 	f.tags(s.Tags)
 	f.metadata(s.Metadata)
-	f.duration("/ttl", s.TTL, minTTL, maxTTL)
-	f.duration("/deregister_after", s.DeregisterAfter, s.TTL, 0)
+	if s.TTL != 0 {
+		f.duration("/ttl", s.TTL, minTTL, maxTTL)
+	}
+	if s.DeregisterAfter != 0 {
+		f.duration("/deregister_after", s.DeregisterAfter, max(s.TTL, minTTL), 0)
+	}
 	f.checks(s.Checks)
 	if err := f.err(); err != nil {
 		return nil, err
@@ -184,13 +181,13 @@ func (b *instanceBody) spec() *InstanceSpec {
 	s.Weight = or(b.Weight, 1)
 	s.TTL = or(b.TTL, defaultTTL)
 	s.DeregisterAfter = or(b.DeregisterAfter, max(defaultDeregister, s.TTL))
-	for _, c := range b.Checks {
-		check := Check{Type: c.Type, Name: c.Name, Target: c.Target}
-		if check.Name == "" {
-			check.Name = c.Type
-		}
-		check.Interval = or(c.Interval, Duration(10*time.Second))
-		check.Timeout = or(c.Timeout, min(Duration(2*time.Second), check.Interval))
+	taken := map[string]bool{}
+	for i := range b.Checks {
+		taken[b.Checks[i].ID] = true
+	}
+	for i := range b.Checks {
+		check := b.Checks[i].check(taken)
+		taken[check.ID] = true
 		s.Checks = append(s.Checks, check)
 	}
 	return s

@@ -41,8 +41,10 @@ func (e *Entry) Passing() int { return e.passing }
 type Query struct {
 	AnyStatus bool     // not only passing ones
 	Version   string   // only this version
-	Tags      []string // only those that carry all of them
+	Tags      []string // only those that carry all of them; an empty one is none
+	FoldTags  bool     // tags are the same whatever the case of their letters
 	Zone      string   // those of this zone first
+	Share     float64  // of a zone's instances that must pass for it to have enough; 0: one
 }
 
 func (q *Query) plain() bool {
@@ -57,7 +59,7 @@ func (q *Query) takes(i *Instance) bool {
 		return false
 	}
 	for _, t := range q.Tags {
-		if !slices.Contains(i.Tags, t) {
+		if t != "" && !slices.Contains(i.Tags, t) && !(q.FoldTags && slices.ContainsFunc(i.Tags, func(have string) bool { return strings.EqualFold(have, t) })) {
 			return false
 		}
 	}
@@ -81,6 +83,39 @@ func (e *Entry) Select(q Query) []*Instance {
 		}
 	}
 	return append(first, rest...)
+}
+
+// Locality says what an answer prefers. Its instances of the zone stand first.
+type Locality struct {
+	Zone      string `json:"zone"`
+	Instances int    `json:"instances"`  // of the answer that are in the zone
+	SpillOver bool   `json:"spill_over"` // the zone has too few that pass: the others are to be used as well
+}
+
+// Locality tells whether q.Zone has enough instances: one that passes, and of
+// those that q asks for, whatever their status but maintenance, the share that
+// q.Share wants.
+func (e *Entry) Locality(q Query) Locality {
+	l := Locality{Zone: q.Zone}
+	any := q
+	any.AnyStatus = true
+	passing, all := 0, 0
+	for _, i := range e.instances {
+		if i.Zone != q.Zone || !any.takes(i) {
+			continue
+		}
+		if q.AnyStatus || i.Status == Passing {
+			l.Instances++
+		}
+		if i.Status == Passing {
+			passing++
+		}
+		if i.Status != Maintenance {
+			all++
+		}
+	}
+	l.SpillOver = passing == 0 || float64(passing) < q.Share*float64(all)
+	return l
 }
 
 // Answer gives the discovery JSON for q. The answer to the zero Query is
@@ -120,8 +155,18 @@ func (e *Entry) encode(q Query) []byte {
 		b = i.appendPublic(append(b, '{'))
 		b = append(b, '}')
 	}
-	b = append(b, `]}`...)
-	return slices.Clone(b)
+	b = append(b, ']')
+	if q.Zone != "" {
+		b = e.Locality(q).append(append(b, `,"locality":`...))
+	}
+	return slices.Clone(append(b, '}'))
+}
+
+func (l Locality) append(b []byte) []byte {
+	b = appendString(append(b, `{"zone":`...), l.Zone)
+	b = strconv.AppendInt(append(b, `,"instances":`...), int64(l.Instances), 10)
+	b = strconv.AppendBool(append(b, `,"spill_over":`...), l.SpillOver)
+	return append(b, '}')
 }
 
 // find gives the place of id among the instances, and whether it is there.

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 	"strconv"
@@ -11,7 +10,7 @@ import (
 )
 
 // Load puts back one stored value on start, as it was emitted. The value is
-// copied. Buckets are loaded in the order of [Buckets], keys within one in any
+// kept, and must not be changed. Buckets are loaded in the order of [Buckets], keys within one in any
 // order (ascending is fastest); documents are accepted and not kept. Nothing
 // is emitted and nothing is touched. An error means that the store is damaged
 // or was written by something else.
@@ -19,13 +18,13 @@ func (t *Txn) Load(bucket, key string, value []byte) error {
 	var err error
 	switch bucket {
 	case BucketServices:
-		err = t.loadService(key, bytes.Clone(value))
+		err = t.loadService(key, value)
 	case BucketEntries:
 		err = t.loadMark(key, value)
 	case BucketVersions:
-		err = t.loadVersion(key, bytes.Clone(value))
+		err = t.loadVersion(key, value)
 	case BucketInstances:
-		err = t.loadInstance(key, bytes.Clone(value))
+		err = t.loadInstance(key, value)
 	case BucketDocuments:
 	default:
 		err = fmt.Errorf("no such bucket")
@@ -51,7 +50,7 @@ func (t *Txn) loadService(key string, value []byte) error {
 	if t.node(k) != nil {
 		return fmt.Errorf("the service is there already")
 	}
-	rec.Namespace, rec.Name, rec.CreatedBy = intern(rec.Namespace), intern(rec.Name), intern(rec.CreatedBy)
+	rec.Namespace, rec.CreatedBy = intern(rec.Namespace), intern(rec.CreatedBy)
 	t.tree.Insert(k.path(nil), &node{service: rec, owner: t.owner, entryOwner: t.owner,
 		entry: &Entry{namespace: rec.Namespace, service: rec.Name}})
 	t.counts.Services++
@@ -60,16 +59,53 @@ func (t *Txn) loadService(key string, value []byte) error {
 
 var errKey = fmt.Errorf("the key is not that of the record")
 
-// home finds the service a loaded key belongs to.
+// home finds the service a loaded key belongs to. Keys that follow each other
+// mostly have the same one.
 func (t *Txn) home(key string) (Key, *node, error) {
 	ns, rest, _ := strings.Cut(key, "/")
 	svc, _, _ := strings.Cut(rest, "/")
 	k := Key{ns, svc}
+	if t.loading != nil && t.loading.owner == t.owner && t.loading.entry.namespace == ns && t.loading.entry.service == svc {
+		return k, t.loading, nil
+	}
 	n := t.node(k)
 	if n == nil {
 		return k, nil, fmt.Errorf("its service is not loaded; services come first")
 	}
+	t.loading = n
 	return k, n, nil
+}
+
+// readInstance reads a stored record. What records have in common is shared.
+func (t *Txn) readInstance(of Key, value []byte) (*Instance, error) {
+	if t.words == nil {
+		t.words = newWords()
+	}
+	rec := &Instance{JSON: value}
+	if s := (scanner{rest: value, words: t.words, of: of}); s.instance(rec) {
+		return rec, nil
+	}
+	rec = &Instance{JSON: value}
+	if err := json.Unmarshal(value, rec); err != nil {
+		return nil, err
+	}
+	rec.CreatedBy, rec.Status, rec.StatusBy = intern(rec.CreatedBy), intern(rec.Status), intern(rec.StatusBy)
+	rec.trim()
+	return rec, nil
+}
+
+// place is find, at once for the id that comes last.
+func (e *Entry) place(id string) (int, bool) {
+	if n := len(e.instances); n == 0 || e.instances[n-1].ID < id {
+		return n, false
+	}
+	return e.find(id)
+}
+
+// isName3 reports whether the key is name3 of these.
+func isName3(key, ns, svc, name string) bool {
+	return len(key) == len(ns)+len(svc)+len(name)+2 && key[:len(ns)] == ns && key[len(ns)] == '/' &&
+		key[len(ns)+1:len(ns)+1+len(svc)] == svc && key[len(ns)+1+len(svc)] == '/' && key[len(ns)+len(svc)+2:] == name
 }
 
 func (t *Txn) loadMark(key string, value []byte) error {
@@ -115,8 +151,8 @@ func (t *Txn) loadInstance(key string, value []byte) error {
 	if err != nil {
 		return err
 	}
-	rec := &Instance{JSON: value}
-	if err := json.Unmarshal(value, rec); err != nil {
+	rec, err := t.readInstance(k, value)
+	if err != nil {
 		return err
 	}
 	if err := ValidName(rec.ID); err != nil {
@@ -124,16 +160,16 @@ func (t *Txn) loadInstance(key string, value []byte) error {
 	}
 	// The leases count with these: what no edge lets pass must not come in by
 	// a snapshot either.
-	if rec.TTL <= 0 || rec.DeregisterAfter <= 0 {
-		return fmt.Errorf("its ttl or deregister_after is not positive")
+	if rec.TTL < 0 || rec.DeregisterAfter < 0 {
+		return fmt.Errorf("its ttl or deregister_after is negative")
 	}
-	at, found := n.entry.find(rec.ID)
-	if found || key != name3(rec.Namespace, rec.Service, rec.ID) {
+	at, found := n.entry.place(rec.ID)
+	if found || !isName3(key, rec.Namespace, rec.Service, rec.ID) {
 		return errKey
 	}
-	rec.Namespace, rec.Service, rec.CreatedBy = n.entry.namespace, n.entry.service, intern(rec.CreatedBy)
-	rec.Status, rec.StatusBy = intern(rec.Status), intern(rec.StatusBy)
-	rec.trim()
+	rec.Namespace, rec.Service = n.entry.namespace, n.entry.service
+	rec.renewed = rec.Revision
+	rec.agree()
 	n = t.own(k, n)
 	if n.entryOwner != t.owner {
 		n.entry, n.entryOwner = n.entry.fork(), t.owner

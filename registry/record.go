@@ -52,6 +52,13 @@ func (i *Instance) seal() {
 		b = append(b, `,"status_by":`...)
 		b = appendString(b, i.StatusBy)
 	}
+	if i.OwnStatus != "" {
+		b = append(b, `,"own_status":`...)
+		b = appendString(b, i.OwnStatus)
+	}
+	if len(i.States) > 0 {
+		b = appendList(append(b, `,"check_states":`...), i.States)
+	}
 	b = appendMeta(b, &i.Meta)
 	i.JSON = slices.Clip(append([]byte(nil), b...))
 }
@@ -113,24 +120,7 @@ func (s *InstanceSpec) appendPrivate(b []byte) []byte {
 	b = append(b, s.TTL.String()...)
 	b = append(b, `","deregister_after":"`...)
 	b = append(b, s.DeregisterAfter.String()...)
-	b = append(b, `","checks":[`...)
-	for n, c := range s.Checks {
-		if n > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, `{"type":`...)
-		b = appendString(b, c.Type)
-		b = append(b, `,"name":`...)
-		b = appendString(b, c.Name)
-		b = append(b, `,"target":`...)
-		b = appendString(b, c.Target)
-		b = append(b, `,"interval":"`...)
-		b = append(b, c.Interval.String()...)
-		b = append(b, `","timeout":"`...)
-		b = append(b, c.Timeout.String()...)
-		b = append(b, `"}`...)
-	}
-	return append(b, ']')
+	return appendChecks(append(b, '"'), s.Checks)
 }
 
 // appendSpec appends the canonical spec of an instance.

@@ -115,10 +115,14 @@ type Instance struct {
 	Service   string `json:"service"`
 	ID        string `json:"id"`
 	InstanceSpec
-	Status   string `json:"status"`
-	StatusBy string `json:"status_by,omitzero"` // lease, caller, or empty
+	Status    string       `json:"status"`                // the worst of its own, see Own, and its checks'
+	StatusBy  string       `json:"status_by,omitzero"`    // lease, caller, checks, or empty
+	OwnStatus string       `json:"own_status,omitzero"`   // see Own
+	States    []CheckState `json:"check_states,omitzero"` // of Checks, in their order
 	Meta
 	JSON []byte `json:"-"`
+
+	renewed uint64
 }
 
 // InstanceSpec is what a caller says about an instance.
@@ -130,20 +134,15 @@ type InstanceSpec struct {
 	Weight          int               `json:"weight"`
 	Tags            []string          `json:"tags"`
 	Metadata        map[string]string `json:"metadata"`
-	TTL             Duration          `json:"ttl"`
-	DeregisterAfter Duration          `json:"deregister_after"`
+	TTL             Duration          `json:"ttl"`              // of the lease; 0: none, its checks alone say how it is
+	DeregisterAfter Duration          `json:"deregister_after"` // since nobody keeps it alive; 0: never
 	Checks          []Check           `json:"checks"`
 }
 
-// Check describes an active check of an instance. Target is a URL for http, a
-// host:port for tcp and grpc, and empty for ttl.
-type Check struct {
-	Type     string   `json:"type"` // http, tcp, grpc, ttl
-	Name     string   `json:"name"`
-	Target   string   `json:"target"`
-	Interval Duration `json:"interval"`
-	Timeout  Duration `json:"timeout"`
-}
+// Renewed is the revision at which the instance last registered or was given a
+// status, as far as this process has seen: checks do not move it. It is no part
+// of the record.
+func (i *Instance) Renewed() uint64 { return i.renewed }
 
 // The statuses of an instance.
 const (
@@ -157,6 +156,7 @@ const (
 const (
 	ByLease  = "lease"
 	ByCaller = "caller"
+	ByChecks = "checks"
 )
 
 // The kinds of records, as [Txn.Delete] takes them.

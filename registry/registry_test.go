@@ -127,7 +127,9 @@ func TestRecords(t *testing.T) {
 	}
 	want = `{"namespace":"default","service":"cart","id":"c1","address":"10.0.0.1","port":80,"version":"1.0.0","zone":"a","weight":0,` +
 		`"status":"warning","tags":["x"],"metadata":{"a":"","k\"":"v"},"ttl":"1m30s","deregister_after":"1h",` +
-		`"checks":[{"type":"http","name":"http","target":"http://10.0.0.1/up","interval":"10s","timeout":"2s"}],"status_by":"caller",` +
+		`"checks":[{"id":"http","name":"http","type":"http","target":"http://10.0.0.1/up","interval":"10s","timeout":"2s",` +
+		`"failures_before_critical":3,"successes_before_passing":1}],"status_by":"caller",` +
+		`"check_states":[{"id":"http","status":"passing","output":"","revision":3,"changed_at":"2030-01-02T12:00:03.000005Z"}],` +
 		`"revision":4,"created_at":"2030-01-02T12:00:03.000005Z","updated_at":"2030-01-02T12:00:04.000005Z","created_by":"spiffe://td/ci"}`
 	if diff := cmp.Diff(want, string(last.JSON)); diff != "" {
 		t.Error(diff)
@@ -330,7 +332,8 @@ func TestDiscovery(t *testing.T) {
 	}
 	want := `{"namespace":"default","service":"cart","revision":5,"instances":[` +
 		`{"id":"c3","address":"10.0.0.2","port":2,"version":"v2","zone":"b","weight":7,"status":"critical","tags":["x"],"metadata":{}},` +
-		`{"id":"c2","address":"10.0.0.3","port":3,"version":"v2","zone":"a","weight":1,"status":"passing","tags":[],"metadata":{"k":"v"}}]}`
+		`{"id":"c2","address":"10.0.0.3","port":3,"version":"v2","zone":"a","weight":1,"status":"passing","tags":[],"metadata":{"k":"v"}}],` +
+		`"locality":{"zone":"b","instances":1,"spill_over":true}}`
 	if diff := cmp.Diff(want, string(e.Answer(registry.Query{AnyStatus: true, Version: "v2", Zone: "b"}))); diff != "" {
 		t.Error(diff)
 	}

@@ -3,7 +3,6 @@ package registry
 import (
 	"fmt"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,8 +20,6 @@ const (
 	maxTag         = 128
 	maxKeys        = 64
 	maxMetadata    = 64 << 10
-	maxChecks      = 16
-	maxTarget      = 2048
 	minTTL         = Duration(time.Second)
 	maxTTL         = Duration(24 * time.Hour)
 )
@@ -218,43 +215,4 @@ func (f *fields) duration(pointer string, d, low, high Duration) {
 	case high > 0 && d > high:
 		f.add(pointer, "must be at most "+high.String())
 	}
-}
-
-func (f *fields) checks(checks []Check) {
-	if len(checks) > maxChecks {
-		f.add("/checks", fmt.Sprintf("must be at most %d checks", maxChecks))
-		return
-	}
-	for i := range checks {
-		c, p := &checks[i], "/checks/"+strconv.Itoa(i)
-		f.among(p+"/type", c.Type, "http", "tcp", "grpc", "ttl")
-		f.text(p+"/name", c.Name, maxTag)
-		f.duration(p+"/interval", c.Interval, minTTL, maxTTL)
-		f.duration(p+"/timeout", c.Timeout, Duration(time.Millisecond), c.Interval)
-		if !target(c.Type, c.Target) {
-			f.add(p+"/target", "must be an http or https URL for http, host:port for tcp and grpc, empty for ttl")
-		}
-	}
-}
-
-func target(kind, s string) bool {
-	switch kind {
-	case "ttl":
-		return s == ""
-	case "http":
-		u, err := url.Parse(s)
-		return err == nil && len(s) <= maxTarget && (u.Scheme == "http" || u.Scheme == "https") && u.User == nil && address(u.Hostname())
-	case "tcp", "grpc":
-		i := strings.LastIndexByte(s, ':')
-		if i < 0 {
-			return false
-		}
-		port, err := strconv.ParseUint(s[i+1:], 10, 16)
-		host := s[:i]
-		if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
-			host = host[1 : len(host)-1]
-		}
-		return err == nil && port > 0 && address(host)
-	}
-	return true // the type itself is the mistake
 }

@@ -22,6 +22,8 @@ type Txn struct {
 	owner   *owner
 	touched []Key
 	seen    map[Key]struct{}
+	loading *node  // the last that Load found, good while it is this Txn's own
+	words   *words // that Load has read; nil: none
 }
 
 // Txn starts changes on top of s, which stays as it is. Emit may be nil.
@@ -245,6 +247,7 @@ func (t *Txn) deleteService(k Key, observed uint64) error {
 	}
 	t.emit(BucketEntries, name2(ns, svc), markJSON(n.entry.mark), nil)
 	t.emit(BucketServices, name2(ns, svc), n.service.JSON, nil)
+	t.loading = nil
 	t.counts.Services--
 	t.counts.Versions -= len(n.versions)
 	t.counts.Instances -= len(n.entry.instances)

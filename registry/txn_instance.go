@@ -16,7 +16,8 @@ const (
 var emptyService = []byte(`{"protocol":"rest","owner":"","description":"","tags":[],"metadata":{}}`)
 
 // PutInstance registers an instance or renews it; spec is what
-// CanonicalInstance gave. It is passing afterwards, or still in maintenance. An
+// CanonicalInstance gave. It is passing afterwards, or as its checks are, or
+// still in maintenance. An
 // unknown service is service_not_found, or made when createService says so,
 // under the same revision.
 func (t *Txn) PutInstance(st Stamp, ns, svc, id string, spec []byte, observed uint64, createService bool) (rec *Instance, created bool, err error) {
@@ -42,20 +43,24 @@ func (t *Txn) PutInstance(st Stamp, ns, svc, id string, spec []byte, observed ui
 	if n == nil {
 		n = t.addService(st, k, &Service{ServiceSpec: ServiceSpec{Protocol: "rest"}}, emptyService)
 	}
-	rec.Namespace, rec.Service = n.entry.namespace, n.entry.service
+	rec.Namespace, rec.Service, rec.renewed = n.entry.namespace, n.entry.service, st.Revision
+	own, by := Passing, ""
 	if prev == nil {
 		rec.Meta = st.stamp(nil)
 	} else {
 		rec.ID, rec.Meta = prev.ID, st.stamp(&prev.Meta)
 		if prev.Status == Maintenance {
-			rec.Status, rec.StatusBy = prev.Status, prev.StatusBy
+			own, by = prev.Status, prev.StatusBy
 		}
 	}
+	rec.begin(prev)
+	rec.settle(own, by)
 	t.store(k, n, rec)
 	return rec, prev == nil, nil
 }
 
-// SetStatus sets the status of a known instance, by says on whose account.
+// SetStatus sets the own status of a known instance, by says on whose account;
+// where one of its checks is worse, that is its status.
 // Warning, critical and passing last until a Back or the next put; maintenance
 // until another SetStatus.
 func (t *Txn) SetStatus(st Stamp, ns, svc, id, status, by string, observed uint64) (*Instance, error) {
@@ -85,10 +90,11 @@ func (t *Txn) Lease(st Stamp, ns, svc, id string, change LeaseChange, observed u
 	if prev == nil || prev.Revision != observed {
 		return false
 	}
+	own, by := prev.Own()
 	switch {
-	case change == Expired && prev.Status != Maintenance && prev.StatusBy != ByLease:
+	case change == Expired && own != Maintenance && by != ByLease:
 		t.restate(st, k, n, prev, Critical, ByLease)
-	case change == Back && (prev.Status == Critical || prev.Status == Warning):
+	case change == Back && (own == Critical || own == Warning):
 		t.restate(st, k, n, prev, Passing, "")
 	case change == Deregister:
 		t.remove(st, k, n, prev, at)
@@ -125,7 +131,8 @@ func (t *Txn) instance(k Key, id string) (n *node, i *Instance, at int) {
 
 func (t *Txn) restate(st Stamp, k Key, n *node, prev *Instance, status, by string) *Instance {
 	rec := *prev
-	rec.Status, rec.StatusBy, rec.Meta = status, by, st.stamp(&prev.Meta)
+	rec.Meta, rec.renewed = st.stamp(&prev.Meta), st.Revision
+	rec.settle(status, by)
 	t.store(k, n, &rec)
 	return &rec
 }

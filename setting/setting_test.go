@@ -129,3 +129,66 @@ func TestLoadGivesTheSameTable(t *testing.T) {
 		}
 	}
 }
+
+// Admission depends on some of the settings, and on nothing else of them than
+// which there are and when they were set.
+func TestConditions(t *testing.T) {
+	revision := uint64(0)
+	var x *Txn
+	put := func(kind Kind, namespace, name string) func() {
+		return func() {
+			revision++
+			if _, _, err := x.Put(at(revision, "ann"), kind, namespace, name, []byte(`{}`), x.Revision(kind, namespace, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	drop := func(kind Kind, namespace, name string) func() {
+		return func() {
+			if err := x.Delete(kind, namespace, name, x.Revision(kind, namespace, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	table := NewTable()
+	seen := map[string]bool{string(table.Conditions()): true}
+	for i, step := range []struct {
+		do  func()
+		new bool
+	}{
+		{put(Webhook, "", "opa"), true},
+		{put(Webhook, "", "opa"), true},
+		{put(Sync, "", "git"), false},
+		{put(Role, "", "r"), false},
+		{put(Revocation, "", "r"), false},
+		{put(Quota, "", "q"), false},
+		{put(Schema, "*", "service"), true},
+		{put(BreakGlass, "shop", "shop"), true},
+		{put(Key, "", "k"), true},
+		{put(Requirement, "", "signature"), true},
+		{drop(Webhook, "", "opa"), true},
+		{put(Webhook, "", "opa"), true},
+	} {
+		was := table.Conditions()
+		x = table.Txn(nil)
+		step.do()
+		within := string(x.Conditions())
+		table = x.Commit()
+		got := string(table.Conditions())
+		if got != within || (got != string(was)) != step.new || seen[got] == step.new {
+			t.Errorf("step %d: from %x to %x, %x within the change", i, was, got, within)
+		}
+		seen[got] = true
+	}
+	again := NewTable().Txn(nil)
+	for _, kind := range Kinds() {
+		for r := range table.All(kind) {
+			if err := again.Load(Bucket, path(r.Kind, r.Namespace, r.Name), r.raw); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got := again.Commit().Conditions(); string(got) != string(table.Conditions()) {
+		t.Error("a table that was loaded has other conditions")
+	}
+}

@@ -2,8 +2,11 @@ package setting
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -22,11 +25,35 @@ type Emit func(bucket, key string, old, new []byte)
 // Table is every setting at one revision. It is immutable; [Table.Txn] leads
 // to the next one.
 type Table struct {
-	records *iradix.Tree[*Record]
+	records    *iradix.Tree[*Record]
+	conditions []byte
 }
 
 // NewTable gives the empty table.
-func NewTable() *Table { return &Table{records: iradix.New[*Record]()} }
+func NewTable() *Table {
+	records := iradix.New[*Record]()
+	return &Table{records: records, conditions: digest(records.Root())}
+}
+
+// Conditions is a digest of the settings that the leader's gate admits changes
+// by: which there are, and each one's revision. It is the same on every node,
+// and two tables with the same one lead to the same answer.
+func (t *Table) Conditions() []byte { return t.conditions }
+
+// conditions are the kinds that an admission depends on.
+var conditions = []Kind{BreakGlass, Key, Requirement, Schema, Webhook}
+
+func digest(records *iradix.Node[*Record]) []byte {
+	h := sha256.New()
+	for _, kind := range conditions {
+		it := records.Iterator()
+		it.SeekPrefix([]byte(string(kind) + "/"))
+		for key, r, ok := it.Next(); ok; key, r, ok = it.Next() {
+			h.Write(binary.BigEndian.AppendUint64(append(key[:len(key):len(key)], 0), r.Revision))
+		}
+	}
+	return h.Sum(nil)[:16]
+}
 
 // Get gives one setting.
 func (t *Table) Get(kind Kind, namespace, name string) (*Record, bool) {
@@ -77,6 +104,8 @@ type Txn struct {
 	base    *Table
 	records *iradix.Txn[*Record]
 	emit    Emit
+
+	conditions []byte // of records; nil: to be made anew
 }
 
 // Txn begins a change; emit may be nil.
@@ -84,14 +113,39 @@ func (t *Table) Txn(emit Emit) *Txn {
 	if emit == nil {
 		emit = func(string, string, []byte, []byte) {}
 	}
-	return &Txn{base: t, records: t.records.Txn(), emit: emit}
+	return &Txn{base: t, records: t.records.Txn(), emit: emit, conditions: t.conditions}
+}
+
+// Conditions is what [Table.Conditions] is after the changes so far.
+func (x *Txn) Conditions() []byte {
+	if x.conditions == nil {
+		x.conditions = digest(x.records.Root())
+	}
+	return x.conditions
+}
+
+// insert and remove are the only ways in which records change.
+func (x *Txn) insert(key string, r *Record) {
+	x.records.Insert([]byte(key), r)
+	x.changed(r.Kind)
+}
+
+func (x *Txn) remove(key string, r *Record) {
+	x.records.Delete([]byte(key))
+	x.changed(r.Kind)
+}
+
+func (x *Txn) changed(kind Kind) {
+	if slices.Contains(conditions, kind) {
+		x.conditions = nil
+	}
 }
 
 // Commit gives the table with the changes in it, the same one when there are
 // none. The Txn may go on being used.
 func (x *Txn) Commit() *Table {
 	if x.records.Root() != x.base.records.Root() {
-		x.base = &Table{records: x.records.CommitOnly()}
+		x.base = &Table{conditions: x.Conditions(), records: x.records.CommitOnly()}
 	}
 	return x.base
 }
@@ -130,7 +184,7 @@ func (x *Txn) Put(st Stamp, kind Kind, namespace, name string, spec []byte, obse
 	if had {
 		before = old.raw
 	}
-	x.records.Insert([]byte(key), r)
+	x.insert(key, r)
 	x.emit(Bucket, key, before, r.raw)
 	return r, !had, nil
 }
@@ -150,7 +204,7 @@ func (x *Txn) Keep(r *Record) {
 	if _, had := x.records.Get([]byte(key)); had {
 		return
 	}
-	x.records.Insert([]byte(key), r)
+	x.insert(key, r)
 	x.emit(Bucket, key, nil, r.raw)
 }
 
@@ -165,7 +219,7 @@ func (x *Txn) Delete(kind Kind, namespace, name string, observed uint64) error {
 	if old.Revision != observed {
 		return ErrStale
 	}
-	x.records.Delete([]byte(key))
+	x.remove(key, old)
 	x.emit(Bucket, key, old.raw, nil)
 	return nil
 }
@@ -192,6 +246,6 @@ func (x *Txn) Load(bucket, key string, value []byte) error {
 	if err := r.seal(); err != nil {
 		return fmt.Errorf("setting: the stored %s cannot be read: %w", key, err)
 	}
-	x.records.Insert([]byte(key), r)
+	x.insert(key, r)
 	return nil
 }

@@ -86,8 +86,17 @@ func refused(t testing.TB, file []byte, what string) string {
 	if sum != nil || !fault.Is(err, fault.InvalidSnapshot) {
 		t.Fatalf("%s: got summary %v, error %v; want invalid_snapshot", what, sum, err)
 	}
+	// What is said to be known and is not, too.
+	if sum, err := snapshot.ReadKnown(bytes.NewReader(file), nothing{}); sum != nil || !fault.Is(err, fault.InvalidSnapshot) {
+		t.Fatalf("%s: as a known file: got summary %v, error %v; want invalid_snapshot", what, sum, err)
+	}
 	return fault.From(err).Detail
 }
+
+type nothing struct{}
+
+func (nothing) Header(snapshot.Header) error        { return nil }
+func (nothing) Record(string, string, []byte) error { return nil }
 
 func TestRoundTrip(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {

@@ -43,6 +43,7 @@ type Options struct {
 	Version  string
 	Logger   *slog.Logger
 	Sent     func(spans int, err error) // is told of each batch; nil: nobody is
+	Mask     func(path string) string   // takes secrets out of a request's path; nil: there are none
 }
 
 // Tracer makes the spans of one node and sends them. A nil Tracer is one that
@@ -50,6 +51,7 @@ type Options struct {
 type Tracer struct {
 	provider *sdk.TracerProvider
 	tracer   trace.Tracer
+	mask     func(path string) string
 }
 
 // Open begins to trace. The collector need not be there: spans it does not take
@@ -76,7 +78,7 @@ func Open(ctx context.Context, o Options) (*Tracer, error) {
 		few.Do(func() { o.Logger.Warn("spans were not sent", "error", err) })
 	}))
 	p := sdk.NewTracerProvider(options...)
-	return &Tracer{provider: p, tracer: p.Tracer(scope)}, nil
+	return &Tracer{provider: p, tracer: p.Tracer(scope), mask: o.Mask}, nil
 }
 
 func (o *Options) exporter(ctx context.Context) (sdk.SpanExporter, error) {
@@ -166,6 +168,11 @@ func (t *Tracer) Handler(h http.Handler) http.Handler {
 	}
 	inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		Inject(r.Context(), r.Header)
+		if t.mask != nil {
+			if path := t.mask(r.URL.Path); path != r.URL.Path {
+				trace.SpanFromContext(r.Context()).SetAttributes(attribute.String("url.path", path))
+			}
+		}
 		h.ServeHTTP(w, r)
 	})
 	traced := otelhttp.NewHandler(inner, "request",

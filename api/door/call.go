@@ -3,7 +3,6 @@ package door
 import (
 	"context"
 	"crypto/tls"
-	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -61,15 +60,18 @@ type Call struct {
 	Filtered    bool   // a policy replaced content of the answer, or of what was stored
 
 	door   *Door
+	anyone *identity.Principal // whoever calls; nil: it is proven
 	visit  flow.Visit
 	req    Request
 	action policy.Action
+	may    permit // what the caller was permitted last
 
 	seen      time.Time     // when the age of State was asked for
 	age       time.Duration // of State, at that time
 	confirmed time.Time     // start of a read index that State is not older than
 	refused   bool          // Decision is a refusal: those of a list's items that follow do not replace it
 	input     *policy.Input
+	form      *Form // that input was made of; nil: none was
 }
 
 // Begin takes in a call and looks at the newest state. id is what
@@ -77,6 +79,13 @@ type Call struct {
 func (c *Call) Begin(d *Door, req Request, id string) {
 	*c = Call{ID: id, Began: time.Now(), Consistency: Local, door: d, req: req}
 	c.Look()
+}
+
+// BeginAs is Begin for a listener whose protocol has no credentials: whoever
+// calls is anyone.
+func (c *Call) BeginAs(d *Door, req Request, id string, anyone *identity.Principal) {
+	c.Begin(d, req, id)
+	c.anyone = anyone
 }
 
 // Look takes the newest local state, and its age first: a state can only be
@@ -106,19 +115,46 @@ func (c *Call) Ready(decided bool) error {
 	if err := c.door.backend.Ready(); err != nil && (decided || !fault.Is(err, fault.PolicyUnavailable)) {
 		return err
 	}
+	if c.age > proven {
+		c.Look() // the node may have proved just now what it knows, and so know more
+	}
 	return nil
 }
 
+// proven is an age of the state that a node has without proving anything anew.
+const proven = 500 * time.Millisecond
+
 // Authenticate finds out who calls, by the state that answers.
 func (c *Call) Authenticate() error {
+	if c.anyone != nil {
+		return c.known(c.anyone, nil)
+	}
+	header, conn, err := c.credential()
+	if err != nil {
+		return err
+	}
+	return c.known(c.door.auth.Authenticate(c.req.Context(), c.State.Tokens, header, conn, time.Now()))
+}
+
+func (c *Call) credential() (header string, conn *tls.ConnectionState, err error) {
 	values, conn := c.req.Credentials()
-	header := ""
 	if len(values) > 0 {
 		if header = values[0]; len(values) > 1 || header == "" {
-			return fault.New(fault.Unauthenticated, "send one Authorization header: Bearer TOKEN")
+			return "", nil, fault.New(fault.Unauthenticated, "send one Authorization header: Bearer TOKEN")
 		}
 	}
-	who, err := c.door.auth.Authenticate(c.req.Context(), c.State.Tokens, header, conn, time.Now())
+	return header, conn, nil
+}
+
+// Stranger says that the caller has no credential, as far as that can be told at
+// once; Authenticate says the rest.
+func (c *Call) Stranger() bool {
+	header, conn, err := c.credential()
+	return err != nil || c.door.auth.Stranger(c.State.Tokens, header, conn, time.Now())
+}
+
+// known takes over what was found out about who calls.
+func (c *Call) known(who *identity.Principal, err error) error {
 	if err != nil {
 		return c.proven(err)
 	}
@@ -129,10 +165,16 @@ func (c *Call) Authenticate() error {
 }
 
 // Permit asks the caller's role. The action is what policies are asked about
-// from here on.
+// from here on. While the call waits, the role is asked about the same again.
 func (c *Call) Permit(action policy.Action, kind, namespace string) error {
-	c.action = action
+	c.action, c.may = action, permit{action, kind, namespace}
 	return policy.Permit(c.Role, action, kind, namespace)
+}
+
+// permit is a question to the caller's role; its zero value is none.
+type permit struct {
+	action          policy.Action
+	kind, namespace string
 }
 
 // Admit is Ready, Authenticate and Permit for a call that a policy decides.
@@ -150,11 +192,7 @@ func (c *Call) Admit(action policy.Action, kind, namespace string) error {
 // operation is what the edge calls it.
 func (c *Call) Refuse(operation string, err *fault.Error) {
 	f := c.req.Form()
-	path, _, _ := strings.Cut(f.Path, "?") // the query may hold what is nobody else's business
-	c.door.opt.Refused(&Refusal{
-		Who: c.Who, Action: operation, Record: f.Method + " " + path, Source: f.Source,
-		RequestID: c.ID, Trace: f.header("Traceparent"), Err: err,
-	})
+	c.door.opt.Refused(&Refusal{Who: c.Who, Operation: operation, RequestID: c.ID, Trace: f.header("Traceparent"), Form: f, Err: err})
 }
 
 // Gone says that nobody waits for the answer any more, or that the node stops.

@@ -6,6 +6,7 @@ import (
 	"github.com/muster-registry/muster/command"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/flow"
+	"github.com/muster-registry/muster/registry"
 	"github.com/muster-registry/muster/trace"
 )
 
@@ -17,6 +18,7 @@ type Condition struct {
 
 	IdempotencyKey string // a repeat gets the first answer
 	Digest         []byte // of call and body: tells a repeat from another use of the key
+	DryRun         bool   // decide and tell what would come of it; change nothing
 	Hops           uint64 // how often the call was forwarded before it came here
 }
 
@@ -40,7 +42,7 @@ func (c *Call) Intent(when Condition) (*command.Intent, error) {
 		},
 		RequestId: c.ID,
 		Match:     when.Match, HasMatch: when.HasMatch, CreateOnly: when.CreateOnly,
-		IdempotencyKey: when.IdempotencyKey, RequestDigest: when.Digest,
+		IdempotencyKey: when.IdempotencyKey, RequestDigest: when.Digest, DryRun: when.DryRun,
 	}
 	return in, c.Hops(when.Hops)
 }
@@ -80,6 +82,22 @@ func (c *Call) Heartbeat(namespace, service, id string) error {
 	}
 	defer c.done(own)
 	return c.door.backend.Heartbeat(c.req.Context(), namespace, service, id)
+}
+
+// Report passes on what the caller says of an instance's check of type ttl. It is
+// decided by the role alone, as a heartbeat is.
+func (c *Call) Report(namespace, service, id, check, status, output string) error {
+	switch status {
+	case registry.Passing, registry.Warning, registry.Critical:
+	default:
+		return fault.Invalid("/status", "must be passing, warning or critical")
+	}
+	own, err := c.hold(flow.Change)
+	if err != nil {
+		return err
+	}
+	defer c.done(own)
+	return c.door.backend.Report(c.req.Context(), namespace, service, id, check, status, output)
 }
 
 // pairs is flatten as names and values that follow upon each other.

@@ -1,8 +1,12 @@
 package door
 
 import (
+	"context"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/go-json-experiment/json"
 
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/flow"
@@ -18,7 +22,7 @@ func (c *Call) Policed() bool {
 
 // Decide asks the active policy of the call's own state about a look-up. A
 // refusal is policy_denied; it is made before anything is said about whether
-// the record exists.
+// the record exists. One for want of an answer in time says when to ask again.
 func (c *Call) Decide(res policy.Resource) (policy.Decision, error) {
 	rev := c.State.Policy.Active()
 	if !c.Policed() {
@@ -48,6 +52,9 @@ func (c *Call) Decide(res policy.Resource) (policy.Decision, error) {
 	}
 	f := fault.New(fault.PolicyDenied, "the policy refuses this %s; the reasons say why", in.Action)
 	f.Reasons, f.DecisionID, f.PolicyRevision = d.Reasons, d.ID, d.PolicyRevision
+	if d.Missed { // it is refused, and nobody has said no
+		f.RetryAfter = time.Second
+	}
 	return d, f
 }
 
@@ -85,13 +92,31 @@ func (c *Call) Visible(res policy.Resource, body []byte) ([]byte, error) {
 // Ask has the active policy decide on exactly the document given, as
 // POST /v1/authorize does. A refusal is no error.
 func (c *Call) Ask(entrypoint string, input []byte) (policy.Decision, error) {
+	return c.ask(entrypoint, input, c.door.backend.Decider().DecideRaw)
+}
+
+// Respond is Ask for a proxy, which is to answer a request: the decision's
+// Result shapes the answer; see [policy.Decider.DecideResponse]. Without an entry
+// point it is the one of look-ups.
+func (c *Call) Respond(entrypoint string, input []byte) (policy.Decision, error) {
+	if entrypoint == "" {
+		var points policy.EntryPoints
+		if rev := c.State.Policy.Active(); rev != nil {
+			points = rev.EntryPoints
+		}
+		entrypoint = points.For(policy.Lookup)
+	}
+	return c.ask(entrypoint, input, c.door.backend.Decider().DecideResponse)
+}
+
+func (c *Call) ask(entrypoint string, input []byte, decide func(context.Context, *policy.Revision, string, []byte) (policy.Decision, error)) (policy.Decision, error) {
 	own, err := c.hold(flow.Quick)
 	if err != nil {
 		return policy.Decision{}, err
 	}
 	defer c.done(own)
 	ctx := policy.WithCall(c.req.Context(), c.asked())
-	d, err := c.door.backend.Decider().DecideRaw(ctx, c.State.Policy.Active(), entrypoint, input)
+	d, err := decide(ctx, c.State.Policy.Active(), entrypoint, input)
 	if err != nil {
 		return d, err
 	}
@@ -105,13 +130,15 @@ func (c *Call) Ask(entrypoint string, input []byte) (policy.Decision, error) {
 // Found is who provides a service, as this caller may see it.
 type Found struct {
 	Entry    *registry.Entry
+	Query    registry.Query  // that was asked, complete: for Entry
 	Body     []byte          // the discovery answer as JSON, with what the policy put in its place; nil where nothing did and none was needed
 	Decision policy.Decision // Filtered says that Body is the policy's
 }
 
 // Discover looks up who provides a service and has the policy decide about it.
 func (c *Call) Discover(namespace, service string, which registry.Query) (Found, error) {
-	var f Found
+	which.Share = c.door.opt.ZoneShare
+	f := Found{Query: which}
 	e, ok := c.State.Registry.Discover(namespace, service)
 	if c.Policed() {
 		res := policy.Resource{Kind: registry.KindService, Namespace: namespace, Name: service}
@@ -136,13 +163,33 @@ func (c *Call) Discover(namespace, service string, which registry.Query) (Found,
 	return f, nil
 }
 
+// Replaced gives the instances that a policy put in the place of those of a
+// look-up's answer, each as T reads it. An answer without the member instances
+// has not the form of one: to find nobody in it would be a wrong answer, so the
+// error is policy_unavailable.
+func Replaced[T any](body []byte) ([]T, error) {
+	var d struct {
+		Instances *[]*T `json:"instances"`
+	}
+	err := json.Unmarshal(body, &d)
+	if err != nil || d.Instances == nil || slices.Contains(*d.Instances, nil) {
+		return nil, fault.Wrap(fault.PolicyUnavailable, err, "what the policy put in the place of the answer has not its form, an object with a list of instances; correct the policy")
+	}
+	all := make([]T, len(*d.Instances))
+	for i, one := range *d.Instances {
+		all[i] = *one
+	}
+	return all, nil
+}
+
 // NoService is the refusal where there is no such service.
 func NoService(namespace, service string) error {
 	return fault.New(fault.ServiceNotFound, "there is no service %s in namespace %s", service, namespace)
 }
 
 func (c *Call) newInput() *policy.Input {
-	f := c.req.Form()
+	f := new(c.req.Form())
+	c.form = f
 	return &policy.Input{
 		Time:      time.Now().UTC(),
 		Protocol:  f.Scheme,
@@ -155,7 +202,7 @@ func (c *Call) newInput() *policy.Input {
 		Token:     f.token(),
 		Source:    f.Source,
 		Principal: c.Role,
-		Call:      c.named(&f),
+		Call:      c.named(f),
 	}
 }
 

@@ -66,28 +66,33 @@ type Backend interface {
 	// Heartbeat renews an instance's lease; instance_not_found when it has
 	// none. The caller has been permitted to.
 	Heartbeat(ctx context.Context, namespace, service, id string) error
+	// Report passes on what somebody says of an instance's check of type ttl:
+	// passing, warning or critical, and a text. It renews the check; not_found
+	// when there is none.
+	Report(ctx context.Context, namespace, service, id, check, status, output string) error
 }
 
 // Options are the limits. The zero value of a field means its default.
 type Options struct {
 	Flow         *flow.Flow    // bounds what is under way; default: flow.New
+	ZoneShare    float64       // of a zone's instances that must pass for a look-up to stay in it; see registry.Query
 	MaxStaleness time.Duration // reads of a state older than this are refused; 30 s, negative: never
 	// Refused is told of every call that is about to be answered
 	// unauthenticated, refused or limited, and of every change that is about to
 	// be answered by an error.
 	Refused func(*Refusal)
-	// Answered is told of every call after its answer; nil: nobody is.
+	// Answered is told of every look-up after its answer, unless that was an error;
+	// nil: nobody is.
 	Answered func(*Answer)
 }
 
 // Refusal is a call that was turned away, as the audit trail keeps it.
 type Refusal struct {
 	Who       *identity.Principal // nil where nobody proved an identity
-	Action    string              // the operation, as the edge names it; "" where none was found
-	Record    string              // method and path
-	Source    string              // the caller's address
+	Operation string              // as the edge names it; "" where none was found
 	RequestID string
 	Trace     string // the header traceparent, as it was sent
+	Form      Form
 	Err       *fault.Error
 }
 

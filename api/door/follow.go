@@ -2,12 +2,34 @@ package door
 
 import (
 	"context"
+	"strings"
 	"time"
 
+	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/feed"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
 )
+
+// Changed gives a channel that is closed at the next change in scope, and at
+// any time without one, and a function that gives it back. It is taken before
+// the state is looked at that it is to follow. It is safe for concurrent use.
+func (c *Call) Changed(scope feed.Scope) (changed <-chan struct{}, release func()) {
+	return c.door.backend.Feed().Watch(scope)
+}
+
+// Renew is for a call that goes on: it looks at the newest state and asks again
+// who the caller is, before it decides again. The caller is to be permitted anew.
+func (c *Call) Renew() error {
+	if err := c.Ready(true); err != nil {
+		return err
+	}
+	if err := c.Anew(); err != nil {
+		return err
+	}
+	c.input = nil // its time and its caller are of the past
+	return c.Young()
+}
 
 // Item is one event as the caller may see it.
 type Item struct {
@@ -64,6 +86,7 @@ func (c *Call) Follow(scope feed.Scope, after uint64, tell func(Told) error) err
 	if err := c.visit.Follow(); err != nil {
 		return err
 	}
+	w.input = nil // it may be long until the next decision
 	if err := tell(Told{Revision: after, Begun: true}); err != nil {
 		return err
 	}
@@ -75,7 +98,7 @@ func (c *Call) Follow(scope feed.Scope, after uint64, tell func(Told) error) err
 			}
 			return err
 		}
-		if n.Check {
+		if n.Check || w.over() {
 			if err := w.recheck(); err != nil {
 				return err
 			}
@@ -117,7 +140,17 @@ func (w *watcher) check() error {
 	}
 	d, err := w.Decide(res)
 	w.each = d.Filtered != nil
+	if d.Missed && fault.Is(err, fault.PolicyDenied) {
+		// A watcher that was refused does not come back.
+		return fault.New(fault.PolicyUnavailable, "the policy gave no answer in time about the watch: %s", strings.Join(d.Reasons, "; "))
+	}
 	return err
+}
+
+// over says that the caller's credential has ended: nothing more is told by it.
+func (w *watcher) over() bool {
+	end := w.Who.Credential.ExpiresAt
+	return !end.IsZero() && !time.Now().Before(end)
 }
 
 // recheck asks again who the caller is and what it may do, and the policy where
@@ -127,7 +160,7 @@ func (w *watcher) recheck() error {
 	if err := w.Ready(true); err != nil {
 		return err
 	}
-	if err := w.Again(); err != nil {
+	if err := w.Anew(); err != nil {
 		return err
 	}
 	if err := w.Permit(policy.Watch, registry.KindService, w.scope.Namespace); err != nil {

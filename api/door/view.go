@@ -8,6 +8,7 @@ import (
 
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/feed"
+	"github.com/muster-registry/muster/policy"
 )
 
 // How long a read waits: by default, and at most.
@@ -143,9 +144,19 @@ func (c *Call) superseded() <-chan struct{} {
 	return nil
 }
 
-// Again looks once more after waiting, and asks again who the caller is: a
-// token may have been revoked in the meantime.
+// Again looks once more after waiting, and asks again who the caller is and
+// whether the role allows the call: a token may have been revoked, or a role
+// taken away, in the meantime.
 func (c *Call) Again() error {
+	before := c.Who
+	if err := c.Anew(); err != nil || c.Who == before || c.may == (permit{}) {
+		return err
+	}
+	return policy.Permit(c.Role, c.may.action, c.may.kind, c.may.namespace)
+}
+
+// Anew is Again for whoever then asks the role itself.
+func (c *Call) Anew() error {
 	c.Look()
 	return c.Authenticate()
 }

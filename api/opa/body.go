@@ -3,75 +3,40 @@ package opa
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"io"
-	"net/http"
-	"os"
 	"strings"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
 )
 
 // read reads the body, unpacked, and never more than limit bytes of either.
 func (c *call) read(limit int64) ([]byte, error) {
-	if c.r.ContentLength > limit {
-		return nil, tooLarge(limit)
-	}
 	if c.r.ContentLength == 0 {
 		return nil, nil
 	}
+	timeout := time.Duration(0)
 	if c.r.ContentLength < 0 || c.r.ContentLength > 64<<10 {
-		// A body has as long as the largest takes over a slow line, and no
-		// longer: it holds one of the places that requests in flight have.
-		deadlines := http.NewResponseController(c.w)
-		_ = deadlines.SetReadDeadline(time.Now().Add(c.api.opt.BodyTimeout)) // not every writer can; a server's does
-		defer func() { _ = deadlines.SetReadDeadline(time.Time{}) }()
+		timeout = c.api.opt.BodyTimeout // what is small has the server's own
 	}
-	var from io.Reader = http.MaxBytesReader(c.w, c.r.Body, limit)
-	size := c.r.ContentLength
-	switch encoding := strings.ToLower(strings.Join(c.r.Header["Content-Encoding"], ",")); encoding {
-	case "", "identity":
-	case "gzip":
-		packed, err := gzip.NewReader(from)
-		if err != nil {
-			return nil, unreadable(err, limit)
-		}
-		defer packed.Close()
-		from, size = packed, -1
-	default:
-		return nil, fault.New(fault.UnsupportedMediaType, "the body must be sent as it is or with Content-Encoding: gzip")
-	}
-	// One byte more than allowed tells a full body from one that is too long.
-	b, err := c.visit.Read(c.r.Context(), io.LimitReader(from, limit+1), size)
-	if err != nil {
-		return nil, unreadable(err, limit)
-	}
-	if int64(len(b)) > limit {
+	b, err := door.Body(c.w, c.r, &c.visit, limit, timeout)
+	switch {
+	case fault.Is(err, fault.TooLarge):
 		return nil, tooLarge(limit)
+	case fault.Is(err, fault.BadRequest):
+		return nil, fault.Wrap(fault.BadRequest, err, "could not decompress the body: %s", fault.From(err).Detail)
+	case err != nil:
+		return nil, err
 	}
 	return b, c.turn()
 }
 
 func tooLarge(limit int64) error {
 	return fault.New(fault.TooLarge, "request body too large: more than %d bytes", limit)
-}
-
-func unreadable(err error, limit int64) error {
-	if _, ok := errors.AsType[*fault.Error](err); ok { // there was no room for it
-		return err
-	}
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return tooLarge(limit)
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return fault.Wrap(fault.BadRequest, err, "the body did not arrive in time")
-	}
-	return fault.Wrap(fault.BadRequest, err, "could not decompress the body: it could not be read to its end, or says gzip and is not")
 }
 
 // readInput reads a body that holds an input, as JSON whatever it was sent as.

@@ -71,7 +71,7 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodHead: // as OPA has it
 		c.WriteHeader(http.StatusMethodNotAllowed)
-	case len(r.URL.Path) > 1 && strings.HasSuffix(r.URL.Path, "/"):
+	case len(r.URL.Path) > 1 && strings.HasSuffix(r.URL.Path, "/") && !strings.HasPrefix(r.URL.Path, "//"): // that would lead to another host
 		http.Redirect(c, r, strings.TrimSuffix(r.URL.Path, "/"), http.StatusMovedPermanently)
 	default:
 		a.mux.ServeHTTP(c, r)
@@ -173,10 +173,15 @@ func (c *call) admit() error {
 	if err := c.authenticate(); err != nil {
 		return err
 	}
-	if err := policy.Permit(c.role(), c.route.action, c.route.kind, ""); err != nil {
+	if err := c.permit(); err != nil {
 		return err
 	}
 	return c.young()
+}
+
+// permit asks the caller's role.
+func (c *call) permit() error {
+	return policy.Permit(c.role(), c.route.action, c.route.kind, "")
 }
 
 // young refuses a state that is older than the node's own limit on isolation.
@@ -270,6 +275,9 @@ func (c *call) WriteHeader(status int) {
 		return
 	}
 	c.status = status
+	if status >= http.StatusBadRequest {
+		door.Drain(c.w, c.r, status, c.who != nil)
+	}
 	h := c.w.Header()
 	h["Muster-Node"] = c.api.nodeValue
 	c.header(h, 0, "Muster-Policy-Revision", strconv.FormatUint(c.revision(), 10))

@@ -5,17 +5,13 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/server/types"
-	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/version"
 
-	"github.com/muster-registry/muster/fault"
-	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/rego"
 )
 
@@ -70,91 +66,6 @@ func (c *call) data(p *params, ask *rego.Ask) error {
 
 const missingInput = `,"warning":{"code":"` + types.CodeAPIUsageWarn + `","message":"` + types.MsgInputKeyMissing + `"}`
 
-// ask has the engine answer, and tells of the decision.
-func (c *call) ask(id string, ask *rego.Ask) (*rego.Answer, error) {
-	active := c.state.Policy.Active()
-	began := time.Now()
-	a, err := c.api.engine.Document(c.r.Context(), active, ask)
-	c.tell(id, active, ask, a, err, began)
-	return a, err
-}
-
-// tell names the decision in the answer and hands it to whoever watches. A
-// question that could not be asked is none.
-func (c *call) tell(id string, active *policy.Revision, ask *rego.Ask, a *rego.Answer, err error, began time.Time) {
-	took := time.Since(began)
-	d := &policy.Decision{ID: id, PolicyRevision: c.revision(), Time: began.UTC()}
-	q := &policy.Question{Entrypoint: strings.Trim(ask.Path, "/"), Document: true, Call: policy.Call{
-		RequestID: c.known(), Trace: c.r.Header.Get("Traceparent"), Source: c.source(), Principal: c.who.ID,
-		Revision: c.state.Revision,
-	}}
-	if ask.Main {
-		q.Entrypoint = "system/main"
-	}
-	d.EntryPoint = q.Entrypoint
-	switch {
-	case err == nil:
-		d.Allow, d.Result, q.Raw = a.Yes, a.Result, a.Input
-		if d.Chance = a.Chance; a.Time.After(began) { // not one that was remembered, for which no time matters
-			d.Time = a.Time.UTC()
-		}
-		if !a.Yes {
-			d.Reasons, d.Cause = []string{a.Name + because(a)}, policy.NotAllowed
-		}
-	case topdown.IsError(err):
-		_, q.Raw, _ = ask.Envelope.Open(ask.Body) // it was read before
-		d.Reasons, d.Missed = []string{err.Error()}, topdown.IsCancel(err)
-		if !d.Missed {
-			d.Cause = policy.Failed
-		}
-	case fault.Is(err, fault.NotReady), fault.Is(err, fault.PolicyUnavailable):
-		_, q.Raw, _ = ask.Envelope.Open(ask.Body)
-		d.Reasons, d.Missed = []string{fault.From(err).Detail}, true
-	default:
-		return
-	}
-	d.EntryPoint = q.Entrypoint
-	c.decision = id
-	if c.api.opt.Decided != nil {
-		c.api.opt.Decided.Decided(active, q, d, took)
-	}
-}
-
-// known is the request's id where it has one already: making one for every
-// question costs more than it is worth, since each has a decision id.
-func (c *call) known() string {
-	if c.request == "" {
-		c.request = requestID(c.r.Header.Get("X-Request-Id"))
-	}
-	return c.request
-}
-
-// id is the request's id: the caller's or, where that sent none, one made now.
-func (c *call) id() string {
-	if c.known() == "" {
-		c.request = rego.NewID()
-	}
-	return c.request
-}
-
-// requestID takes over what a caller names its request, where that is harmless
-// in a log.
-func requestID(given string) string {
-	for i := range len(given) {
-		if b := given[i]; i == 128 || b <= ' ' || b > '~' || b == '"' || b == '\\' {
-			return ""
-		}
-	}
-	return given
-}
-
-func because(a *rego.Answer) string {
-	if a.Result == nil {
-		return " is undefined"
-	}
-	return " is not true"
-}
-
 // lookedAt answers by an evaluation that is looked at: explained or measured.
 func (c *call) lookedAt(p *params, ask *rego.Ask) error {
 	m := metrics.New()
@@ -178,8 +89,8 @@ func (c *call) lookedAt(p *params, ask *rego.Ask) error {
 		return err
 	}
 	m.Timer(metrics.RegoInputParse).Stop()
-	id, active, began := rego.NewID(), c.state.Policy.Active(), time.Now()
-	found, err := c.api.engine.Query(c.r.Context(), active, p.query(body, input, m))
+	id, began := rego.NewID(), time.Now()
+	found, err := c.api.engine.Query(c.r.Context(), c.state.Policy.Active(), p.query(body, input, m))
 	m.Timer(metrics.ServerHandler).Stop()
 	a := &rego.Answer{Input: raw, Name: ref.String()}
 	var value *any
@@ -190,7 +101,7 @@ func (c *call) lookedAt(p *params, ask *rego.Ask) error {
 		}
 		a.Yes = string(a.Result) != "false"
 	}
-	c.tell(id, active, ask, a, err, began)
+	c.tell(id, question(ask, a, err), a, err, began)
 	if err != nil {
 		return failed("", err)
 	}

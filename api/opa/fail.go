@@ -5,18 +5,15 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/server/types"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/fault"
 )
-
-// drainTime is how long what is left of a refused body may take to arrive.
-const drainTime = time.Second
 
 // refusal is an error in OPA's own form, with the status OPA gives it.
 type refusal struct {
@@ -118,11 +115,6 @@ func (c *call) fail(err error) {
 	if c.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
-	if c.r.ContentLength != 0 {
-		// The server reads what is left of a body before it answers; whoever is
-		// refused does not get to keep it waiting.
-		_ = http.NewResponseController(c.w).SetReadDeadline(time.Now().Add(drainTime))
-	}
 	h := c.Header()
 	h.Set("X-Request-Id", c.id())
 	if r.status == http.StatusUnauthorized || r.status == http.StatusForbidden || r.status == http.StatusTooManyRequests || c.changes() {
@@ -136,7 +128,7 @@ func (c *call) fail(err error) {
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer realm="muster"`)
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
-		h.Set("Retry-After", retryAfter(fault.From(err).RetryAfter))
+		h.Set("Retry-After", door.RetryAfter(fault.From(err).RetryAfter))
 	}
 	if l := fault.From(err).Limit; l != nil {
 		rates, rate := l.Fields()
@@ -144,12 +136,6 @@ func (c *call) fail(err error) {
 		h.Set("RateLimit", rate)
 	}
 	c.send(r.status, append(r.body.Bytes(), '\n'))
-}
-
-// retryAfter is in whole seconds, at least one.
-func retryAfter(d time.Duration) string {
-	seconds := max(1, (d+time.Second-1)/time.Second)
-	return strconv.FormatInt(int64(seconds), 10)
 }
 
 // send writes a whole answer of JSON.

@@ -100,7 +100,7 @@ func Table() []Call {
 	for _, r := range routes() {
 		method, path, ok := strings.Cut(r.pattern, " ")
 		if !ok {
-			method, path = http.MethodGet, r.pattern
+			method, path = http.MethodOptions, r.pattern // every method that no other pattern has
 		}
 		all = append(all, Call{method, path, r.open, r.action, r.kind})
 	}

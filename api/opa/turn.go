@@ -39,6 +39,9 @@ func (c *call) turn() error {
 	if err := c.authenticate(); err != nil {
 		return err
 	}
+	if err := c.permit(); err != nil {
+		return err
+	}
 	return c.young()
 }
 

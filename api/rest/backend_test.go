@@ -51,6 +51,7 @@ type memory struct {
 	snapshot  func(io.Writer) error
 	age       time.Duration
 	ready     error
+	votes     error
 	follower  bool
 	syncs     []bool // pulls from Git, and whether they were waited for
 }
@@ -63,11 +64,14 @@ func newMemory() *memory {
 	return m
 }
 
-func (m *memory) NodeID() string                                           { return "n1" }
-func (m *memory) State() *door.State                                       { return m.state.Load() }
-func (m *memory) Staleness() time.Duration                                 { return m.age }
-func (m *memory) Ready() error                                             { return m.ready }
-func (m *memory) Everywhere(context.Context, uint64) ([]string, time.Time) { return nil, time.Time{} }
+func (m *memory) NodeID() string           { return "n1" }
+func (m *memory) State() *door.State       { return m.state.Load() }
+func (m *memory) Staleness() time.Duration { return m.age }
+func (m *memory) Ready() error             { return m.ready }
+func (m *memory) Votes() error             { return m.votes }
+func (m *memory) Everywhere(context.Context, uint64, time.Duration) ([]string, time.Time) {
+	return nil, time.Time{}
+}
 
 func (m *memory) IsLeader() bool          { return !m.follower }
 func (m *memory) Decider() policy.Decider { return m }
@@ -81,6 +85,10 @@ func (m *memory) Decide(_ context.Context, rev *policy.Revision, in *policy.Inpu
 }
 
 func (m *memory) DecideRaw(_ context.Context, _ *policy.Revision, entrypoint string, input []byte) (policy.Decision, error) {
+	return m.raw(entrypoint, input)
+}
+
+func (m *memory) DecideResponse(_ context.Context, _ *policy.Revision, entrypoint string, input []byte) (policy.Decision, error) {
 	return m.raw(entrypoint, input)
 }
 
@@ -144,11 +152,13 @@ func (m *memory) Submit(_ context.Context, in *command.Intent) (*command.Receipt
 }
 
 func (m *memory) publish(next *door.State, events []*feed.Event) {
-	m.state.Store(next)
+	old := m.state.Swap(next)
 	close(m.reached)
 	m.reached = make(chan struct{})
 	m.feed.Publish(next.Revision, events)
-	m.feed.Check()
+	if old.Tokens != next.Tokens || old.Policy != next.Policy || old.Settings != next.Settings { // as a node does
+		m.feed.Check()
+	}
 }
 
 func (m *memory) apply(st registry.Stamp, in *command.Intent, reg *registry.Txn, next *door.State) (*command.Receipt, error) {
@@ -291,6 +301,20 @@ func (m *memory) Heartbeat(_ context.Context, ns, svc, id string) error {
 	return nil
 }
 
+func (m *memory) Report(_ context.Context, ns, svc, id, check, status, _ string) error {
+	in, ok := m.State().Registry.Instance(ns, svc, id)
+	if !ok {
+		return fault.New(fault.InstanceNotFound, "there is no instance %s; register it", id)
+	}
+	if c, _ := in.Check(check); c == nil {
+		return fault.New(fault.NotFound, "there is no check %s", check)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.beats = append(m.beats, ns+"/"+svc+"/"+id+"/"+check+" "+status)
+	return nil
+}
+
 func (m *memory) policies(change func(*policy.Txn, policy.Stamp) (*policy.Revision, error)) (*policy.Revision, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -384,6 +408,12 @@ func (m *memory) TransferLeader(_ context.Context, _ *command.Intent, to string)
 		return fault.New(fault.NotFound, "there is no member %s", to)
 	}
 	return nil
+}
+
+func (m *memory) AuditHeads() []rest.AuditHead { return []rest.AuditHead{} }
+
+func (m *memory) ForgetAuditHead(_ context.Context, _ *command.Intent, id string) error {
+	return m.TransferLeader(context.Background(), nil, id)
 }
 
 func (m *memory) RemoveMember(_ context.Context, _ *command.Intent, id string) error {

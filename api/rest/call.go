@@ -2,13 +2,10 @@ package rest
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"net/http"
 	"net/url"
-	"runtime/debug"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/muster-registry/muster/api/door"
@@ -18,16 +15,11 @@ import (
 	"github.com/muster-registry/muster/trace"
 )
 
-// call is one request on its way through this edge. It is the response writer
-// of its own handler, so that no answer leaves without the headers that every
-// answer has.
+// call is one request on its way through this edge.
 type call struct {
-	door.Call
-	api    *API
-	w      http.ResponseWriter
-	r      *http.Request
-	route  *Route // nil until matched
-	status int    // 0 until the answer has begun
+	door.Web
+	api   *API
+	route *Route // nil until matched
 
 	// From the path; "" where the route has none.
 	namespace, service, name string
@@ -38,16 +30,11 @@ type call struct {
 
 // answer serves one request from its first check to its last header.
 func (a *API) answer(w http.ResponseWriter, r *http.Request) {
-	c := &call{api: a, w: w, r: r}
-	c.Begin(a.door, c, a.door.RequestID(r.Header["X-Request-Id"]))
+	c := &call{api: a}
+	c.Open(a.door, c, w, r)
 	defer c.end()
-	if err := checkPath(r.URL); err != nil {
+	if err := c.Check(a.origins); err != nil {
 		c.fail(err)
-		return
-	}
-	// A browser may hold a client certificate, and any page can make it send.
-	if err := a.origins.Check(r); err != nil {
-		c.fail(fault.Wrap(fault.Forbidden, err, "a page of another origin may not make changes here"))
 		return
 	}
 	if !isHealth(r.URL.Path) {
@@ -69,22 +56,12 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request) {
 func (c *call) end() {
 	v := recover()
 	defer func() {
-		operation := ""
-		if c.route != nil {
-			operation = c.route.ID
-		}
-		c.api.opt.Observe(operation, c.status, time.Since(c.Began))
-		c.Answered(operation, c.action(), c.status)
+		c.api.opt.Observe(c.operation(), c.Status, time.Since(c.Began))
+		c.Answered(c.operation(), c.action(), c.Status)
 	}()
-	switch {
-	case v == nil:
-		return
-	case v == http.ErrAbortHandler: //nolint:errorlint // a sentinel panic value
-		panic(v)
+	if err := c.Caught(v, c.api.opt.Logger); err != nil {
+		c.fail(err)
 	}
-	c.api.opt.Logger.Error("panic in a handler", "request_id", c.ID, "method", c.r.Method, "path", c.r.URL.Path,
-		"panic", fmt.Sprint(v), "stack", string(debug.Stack()))
-	c.fail(fault.New(fault.Internal, "the node failed to handle the request; its log says why"))
 }
 
 // serve does what stands before every handler: readiness, identity, names, role.
@@ -93,7 +70,7 @@ func (c *call) end() {
 func (c *call) serve(route *Route) {
 	c.route = route
 	if c.api.opt.Traced {
-		trace.Name(c.r.Context(), route.ID, c.ID)
+		trace.Name(c.R.Context(), route.ID, c.ID)
 	}
 	if err := c.admit(); err != nil {
 		c.fail(err)
@@ -109,7 +86,7 @@ func (c *call) serve(route *Route) {
 }
 
 // context is the request's, for work whose log lines are to name the request.
-func (c *call) context() context.Context { return trace.WithRequest(c.r.Context(), c.ID) }
+func (c *call) context() context.Context { return trace.WithRequest(c.R.Context(), c.ID) }
 
 func (c *call) admit() error {
 	if c.route.Open {
@@ -118,7 +95,7 @@ func (c *call) admit() error {
 	if err := c.Ready(c.route.decided()); err != nil {
 		return err
 	}
-	if c.route.Webhook && fromWebhook(c.r.Header) {
+	if c.route.Webhook && fromWebhook(c.R.Header) {
 		return nil
 	}
 	if err := c.Authenticate(); err != nil {
@@ -127,14 +104,18 @@ func (c *call) admit() error {
 	if err := c.names(); err != nil {
 		return err
 	}
-	return c.Permit(c.route.Action, c.route.Kind, c.namespace)
+	if err := c.Permit(c.route.Action, c.route.Kind, c.namespace); err != nil || !c.route.unsettled() {
+		return err
+	}
+	// Nobody knows any more whether the credential is still good.
+	return c.Young()
 }
 
 // names takes the names out of the path and checks their form.
 func (c *call) names() error {
 	if c.route.ID != discoverID {
-		c.namespace = c.r.PathValue("namespace")
-		c.service = c.r.PathValue("service")
+		c.namespace = c.R.PathValue("namespace")
+		c.service = c.R.PathValue("service")
 	}
 	if c.namespace != "" {
 		if err := checkName("/namespace", c.namespace, registry.ValidName); err != nil {
@@ -146,11 +127,11 @@ func (c *call) names() error {
 			return err
 		}
 	}
-	if v := c.r.PathValue("version"); v != "" {
+	if v := c.R.PathValue("version"); v != "" {
 		c.name = v
 		return checkName("/version", v, registry.ValidVersion)
 	}
-	if id := c.r.PathValue("instance"); id != "" {
+	if id := c.R.PathValue("instance"); id != "" {
 		c.name = id
 		return checkName("/id", id, registry.ValidName)
 	}
@@ -169,6 +150,14 @@ func checkName(pointer, name string, valid func(string) error) error {
 	return fault.Invalid(pointer, "%s", f.Detail)
 }
 
+// operation names the call; of one that no route matched, "".
+func (c *call) operation() string {
+	if c.route == nil {
+		return ""
+	}
+	return c.route.ID
+}
+
 // action is what the call wants to do; of one that no route matched, "".
 func (c *call) action() policy.Action {
 	if c.route == nil {
@@ -178,57 +167,29 @@ func (c *call) action() policy.Action {
 }
 
 // changes reports whether the call is a change, or would be one if it had been
-// understood.
+// understood. Whoever asks for a certificate in vain is put on record as well.
 func (c *call) changes() bool {
 	if c.route == nil {
-		return c.r.Method != http.MethodGet && c.r.Method != http.MethodHead && c.r.Method != http.MethodOptions
+		return c.R.Method != http.MethodGet && c.R.Method != http.MethodHead && c.R.Method != http.MethodOptions
 	}
-	return c.route.Action.Changes()
+	return c.route.Action.Changes() || c.route.Action == policy.Issue
 }
 
 // unmatched answers where the table has no route for path and method.
 func (c *call) unmatched() {
-	path := c.r.URL.Path
-	if !printable(path) {
+	if !door.Printable(c.R.URL.Path) {
 		c.fail(fault.New(fault.BadPath, "the path must be valid UTF-8 without control characters"))
 		return
 	}
-	var allowed []string
-	for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete} {
-		probe := &http.Request{Method: method, URL: c.r.URL, Host: c.r.Host}
-		if _, pattern := c.api.mux.Handler(probe); pattern != "/" {
-			allowed = append(allowed, method)
-		}
-	}
-	if len(allowed) == 0 {
-		c.fail(fault.New(fault.NotFound, "there is nothing at this path; /openapi.json lists every call"))
+	if allowed := c.Allowed(c.api.mux); len(allowed) > 0 {
+		c.fail(c.NotAllowed(allowed))
 		return
 	}
-	c.Header().Set("Allow", strings.Join(allowed, ", "))
-	c.fail(fault.New(fault.MethodNotAllowed, "this path takes %s", strings.Join(allowed, ", ")))
+	c.fail(fault.New(fault.NotFound, "there is nothing at this path; /openapi.json lists every call"))
 }
 
-// Header, Write, WriteHeader and Unwrap make a call the response writer of its
-// handler.
-func (c *call) Header() http.Header { return c.w.Header() }
-
-// Unwrap serves http.ResponseController.
-func (c *call) Unwrap() http.ResponseWriter { return c.w }
-
-func (c *call) Write(b []byte) (int, error) {
-	if c.status == 0 {
-		c.WriteHeader(http.StatusOK)
-	}
-	return c.w.Write(b)
-}
-
-// WriteHeader begins the answer with the headers that every answer has.
-func (c *call) WriteHeader(status int) {
-	if c.status != 0 {
-		return
-	}
-	c.status = status
-	h := c.w.Header()
+// Head implements door.Edge.
+func (c *call) Head(h http.Header) {
 	h["Muster-Node"] = c.api.nodeValue
 	c.header(h, 0, "X-Request-Id", c.ID)
 	c.header(h, 1, "Muster-Consistency", c.Consistency)
@@ -242,7 +203,6 @@ func (c *call) WriteHeader(status int) {
 	if c.Filtered {
 		h["Muster-Filtered"] = yes
 	}
-	c.w.WriteHeader(status)
 }
 
 var yes = []string{"true"} // never changed
@@ -263,15 +223,12 @@ func (c *call) staleness() string {
 
 // send writes a whole answer.
 func (c *call) send(status int, contentType string, body []byte) {
-	h := c.w.Header()
+	h := c.W.Header()
 	h["Content-Type"] = contentTypes[contentType]
 	if h["Content-Type"] == nil {
 		h.Set("Content-Type", contentType)
 	}
-	h["Content-Length"] = []string{strconv.Itoa(len(body))}
-	c.WriteHeader(status)
-	c.Pause()              // the caller may take its time
-	_, _ = c.w.Write(body) // the caller has gone; nobody is left to tell
+	c.Send(status, body)
 }
 
 // contentTypes saves the hot path an allocation; the values are never changed.

@@ -3,7 +3,9 @@ package rest
 import (
 	"errors"
 	"net/http"
+	"time"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/registry"
 )
@@ -14,8 +16,20 @@ type ClusterStatus struct {
 	Leader    string       `json:"leader"` // "" when none is known
 	Term      uint64       `json:"term"`
 	Nodes     []NodeStatus `json:"nodes"`
+	// FeatureLevel is the newest replicated format in use; it never goes down.
+	FeatureLevel uint32 `json:"feature_level"`
+	// Alarms are those that are raised, node by node.
+	Alarms []Alarm `json:"alarms,omitempty"`
 	// Warnings say what of it needs a person.
 	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Alarm is one that is raised on a node; docs/operations.md has a section on each.
+type Alarm struct {
+	Alarm  string    `json:"alarm"`
+	Node   string    `json:"node"`
+	Detail string    `json:"detail"`
+	Since  time.Time `json:"since"` // by the node's own clock
 }
 
 // NodeStatus is one node as it says it is, or as the others see it.
@@ -27,10 +41,12 @@ type NodeStatus struct {
 	Ready          bool      `json:"ready"`
 	Applied        uint64    `json:"applied"`
 	Commit         uint64    `json:"commit"`
+	Term           uint64    `json:"term"` // of Raft, on the node
 	LastContactMS  int64     `json:"last_contact_ms"`
 	StateHash      StateHash `json:"state_hash"`
 	PolicyRevision uint64    `json:"policy_revision"`
 	Version        string    `json:"version"`
+	FeatureLevel   uint32    `json:"feature_level"`          // the newest that the node knows
 	Engine         string    `json:"engine"`                 // that decides, as "opa 1.22.2"
 	PolicyError    string    `json:"policy_error,omitempty"` // why the node cannot decide by the active policy
 }
@@ -73,6 +89,18 @@ type RestoreReport struct {
 	Instances        int    `json:"instances"`
 	PolicyRevision   uint64 `json:"policy_revision"`
 	StateHash        string `json:"state_hash"`
+	// Changes say, by kind of record, what a dry run would change.
+	Changes map[string]Tally `json:"changes,omitzero"`
+	// Saved is the file with the state from before the restore, on the node SavedOn.
+	Saved   string `json:"saved,omitzero"`
+	SavedOn string `json:"saved_on,omitzero"`
+}
+
+// Tally counts the records of one kind that differ.
+type Tally struct {
+	Added   int `json:"added"`
+	Removed int `json:"removed"`
+	Changed int `json:"changed"`
 }
 
 func clusterStatus(c *call) error {
@@ -116,10 +144,19 @@ func transferLeader(c *call) error {
 	return nil
 }
 
+// memberID reads the id of a node from the path.
+func memberID(c *call) (string, error) {
+	id := c.R.PathValue("member")
+	if len(id) > 253 || !door.Printable(id) {
+		return "", fault.Invalid("/id", "the id of a member is printable text of at most 253 bytes")
+	}
+	return id, nil
+}
+
 func removeMember(c *call) error {
-	id := c.r.PathValue("member")
-	if len(id) > 253 || !printable(id) {
-		return fault.Invalid("/id", "the id of a member is printable text of at most 253 bytes")
+	id, err := memberID(c)
+	if err != nil {
+		return err
 	}
 	in, err := c.intent(nil)
 	if err != nil {
@@ -138,7 +175,7 @@ func saveSnapshot(c *call) error {
 	if err := c.view(nil); err != nil {
 		return err
 	}
-	if c.r.Method == http.MethodHead {
+	if c.R.Method == http.MethodHead {
 		c.WriteHeader(http.StatusOK)
 		return nil
 	}
@@ -167,14 +204,14 @@ func restoreSnapshot(c *call) error {
 	if err != nil {
 		return err
 	}
-	if len(c.r.Header["Content-Encoding"]) > 0 {
+	if len(c.R.Header["Content-Encoding"]) > 0 {
 		return fault.New(fault.UnsupportedMediaType, "send the snapshot as it is, without a Content-Encoding")
 	}
 	in, err := c.intent(nil)
 	if err != nil {
 		return err
 	}
-	report, err := c.api.backend.Restore(c.context(), in, c.r.Body, dryRun, force)
+	report, err := c.api.backend.Restore(c.context(), in, c.R.Body, dryRun, force)
 	if err != nil {
 		if _, broken := errors.AsType[*http.MaxBytesError](err); broken {
 			return fault.Wrap(fault.TooLarge, err, "the snapshot is larger than this node takes")

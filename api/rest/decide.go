@@ -1,49 +1,33 @@
 package rest
 
 import (
-	"context"
 	"crypto/tls"
-	"net"
 	"strings"
 
 	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/command"
+	"github.com/muster-registry/muster/fault"
 )
-
-// Context implements door.Request.
-func (c *call) Context() context.Context { return c.r.Context() }
 
 // Credentials implements door.Request.
 func (c *call) Credentials() ([]string, *tls.ConnectionState) {
-	return c.r.Header["Authorization"], c.r.TLS
+	return c.R.Header["Authorization"], c.R.TLS
 }
 
 // Form implements door.Request.
 func (c *call) Form() door.Form {
-	scheme := "http"
-	if c.r.TLS != nil {
-		scheme = "https"
-	}
 	return door.Form{
-		Method: c.r.Method, Path: c.target(), Route: strings.Split(strings.Trim(c.r.URL.Path, "/"), "/"),
-		Host: c.r.Host, Scheme: scheme, Headers: c.r.Header, Source: c.source(),
+		Method: c.R.Method, Path: c.target(), Route: strings.Split(strings.Trim(c.R.URL.Path, "/"), "/"),
+		Host: c.R.Host, Scheme: c.Scheme(), Headers: c.R.Header, Source: c.Source(),
 	}
 }
 
 // target is the path and the query in the one form that policies see, however
 // the caller escaped the path: a rule must not miss what the mux has matched.
 func (c *call) target() string {
-	u := *c.r.URL
+	u := *c.R.URL
 	u.RawPath = ""
 	return u.RequestURI()
-}
-
-func (c *call) source() string {
-	host, _, err := net.SplitHostPort(c.r.RemoteAddr)
-	if err != nil {
-		return c.r.RemoteAddr
-	}
-	return host
 }
 
 // intent is the call as the leader gets to see it, without a command. The digest
@@ -53,5 +37,9 @@ func (c *call) intent(body []byte) (*command.Intent, error) {
 	if err != nil {
 		return nil, err
 	}
+	if when.DryRun && c.route.ID != restoreID {
+		return nil, fault.New(fault.BadRequest, "this change cannot be tried out; leave dry_run out")
+	}
+	when.DryRun = false // a restore has its own
 	return c.Intent(when)
 }

@@ -150,3 +150,18 @@ func TestAListIsWholeOrRefused(t *testing.T) {
 		refused(t, e.do(ask{caller: "viewer", method: "GET", path: path}), 503, fault.PolicyUnavailable)
 	}
 }
+
+// A look-up that is refused for want of an answer in time says when to ask again;
+// one that the policy refuses does not.
+func TestARefusalForWantOfAnAnswerSaysWhenToAskAgain(t *testing.T) {
+	for missed, after := range map[bool]string{true: "1", false: ""} {
+		e := policedEdge(t, func(*policy.Input) policy.Decision { return policy.Decision{Missed: missed, Reasons: []string{"x"}} })
+		w := e.do(ask{caller: "viewer", method: "GET", path: "/v1/discovery/shop/cart"})
+		if w.Code != 403 || !strings.Contains(w.Body.String(), `"policy_denied"`) {
+			t.Errorf("missed %t: %d %s", missed, w.Code, w.Body)
+		}
+		if got := w.Header().Get("Retry-After"); got != after {
+			t.Errorf("missed %t: Retry-After is %q", missed, got)
+		}
+	}
+}

@@ -63,9 +63,9 @@ func getDecision(c *call) error {
 	case "rules":
 		rules = true
 	default:
-		return fault.New(fault.BadRequest, "explain must be rules, not %q", clip(v))
+		return fault.New(fault.BadRequest, "explain must be rules, not %q", door.Clip(v))
 	}
-	id := c.r.PathValue("decision")
+	id := c.R.PathValue("decision")
 	if len(id) > maxDecisionID || !door.Harmless(id) {
 		return fault.New(fault.BadRequest, "a decision id is what an answer's Muster-Decision-Id says, such as 01a206f8-fefb-70ff-b5b3-526bbdbeae57")
 	}

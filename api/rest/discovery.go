@@ -7,6 +7,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
@@ -42,6 +43,8 @@ type Discovery struct {
 		Tags     []string          `json:"tags"`
 		Metadata map[string]string `json:"metadata"`
 	} `json:"instances"`
+	// Locality is there where zone was asked for.
+	Locality *registry.Locality `json:"locality,omitzero"`
 }
 
 // DiscoveredService is one service that the caller may see.
@@ -67,7 +70,7 @@ func discover(c *call) error {
 		return err
 	}
 	if f.Body == nil {
-		f.Body = f.Entry.Answer(which)
+		f.Body = f.Entry.Answer(f.Query)
 	}
 	return c.record(f.Entry.Revision(), f.Body, f.Decision)
 }
@@ -83,7 +86,7 @@ func (c *call) selection() (which registry.Query, err error) {
 	case "any":
 		which.AnyStatus = true
 	default:
-		return which, fault.New(fault.BadRequest, "status must be passing or any, not %q", clip(status))
+		return which, fault.New(fault.BadRequest, "status must be passing or any, not %q", door.Clip(status))
 	}
 	which.Version, which.Tags, which.Zone = q.Get("version"), q["tag"], q.Get("zone")
 	return which, nil

@@ -2,10 +2,12 @@ package rest
 
 import (
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/klauspost/compress/gzhttp"
 
+	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy/breakglass"
 )
 
@@ -39,12 +41,17 @@ func livez(c *call) error {
 
 func readyz(c *call) error {
 	if err := c.api.backend.Ready(); err != nil {
-		return err
+		return c.unready(err)
 	}
 	if err := c.Young(); err != nil { // it would refuse every read
-		return err
+		return c.unready(err)
 	}
-	if !c.r.URL.Query().Has("verbose") {
+	// It answers reads. But who waits for it before taking the next node away
+	// would take the quorum along.
+	if err := c.api.backend.Votes(); err != nil {
+		return c.unready(err)
+	}
+	if !c.R.URL.Query().Has("verbose") {
 		c.send(http.StatusOK, mediaText, []byte("ok\n"))
 		return nil
 	}
@@ -62,6 +69,19 @@ func readyz(c *call) error {
 	c.send(http.StatusOK, mediaText, []byte("[+] caught up since the start\n[+] state no older than "+
 		c.Staleness().Round(time.Millisecond).String()+"\n[+] "+leader+"\n"+open+"ok\n"))
 	return nil
+}
+
+// unready adds what else is wrong, for who asks.
+func (c *call) unready(err error) error {
+	f := *fault.From(err)
+	if c.R.URL.Query().Has("verbose") {
+		for _, line := range c.api.opt.Health() {
+			if says, bad := strings.CutPrefix(line, "[!] "); bad {
+				f.Detail += "; " + says
+			}
+		}
+	}
+	return &f
 }
 
 func openapiDocument(c *call) error {

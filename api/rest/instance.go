@@ -105,6 +105,36 @@ func heartbeat(c *call) error {
 	return nil
 }
 
+// CheckBody is a report about a check of type ttl.
+type CheckBody struct {
+	Status string `json:"status"` // passing, warning, critical
+	Output string `json:"output"` // what to show to people; 4 KiB of it are kept
+}
+
+// putCheck renews a check of type ttl, as a heartbeat renews a lease.
+func putCheck(c *call) error {
+	if err := c.hops(); err != nil {
+		return err
+	}
+	body, err := c.body(c.api.opt.MaxBody)
+	if err != nil {
+		return err
+	}
+	var b CheckBody
+	if err := registry.DecodeStrict(body, &b); err != nil {
+		return err
+	}
+	check := c.R.PathValue("check")
+	if len(check) > 128 || !door.Printable(check) {
+		return fault.Invalid("/check", "the id of a check is printable text of at most 128 bytes")
+	}
+	if err := c.Report(c.namespace, c.service, c.name, check, b.Status, b.Output); err != nil {
+		return err
+	}
+	c.empty()
+	return nil
+}
+
 // StatusBody sets an instance's status.
 type StatusBody struct {
 	Status string `json:"status"` // passing, warning, critical, maintenance

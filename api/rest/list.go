@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/fault"
 )
 
@@ -38,7 +39,7 @@ func (c *call) page() (after string, limit int, err error) {
 	raw, err := base64.RawURLEncoding.DecodeString(token)
 	if err == nil {
 		list, key, ok := strings.Cut(string(raw), "\n")
-		if ok && list == c.r.URL.Path && key != "" && printable(key) {
+		if ok && list == c.R.URL.Path && key != "" && door.Printable(key) {
 			return key, limit, nil
 		}
 	}
@@ -72,7 +73,7 @@ func items[T any](after string, limit int, fetch func(after string, n int) ([]T,
 // list answers with a page.
 func (c *call) list(page [][]byte, next string) {
 	if next != "" {
-		next = base64.RawURLEncoding.EncodeToString([]byte(c.r.URL.Path + "\n" + next))
+		next = base64.RawURLEncoding.EncodeToString([]byte(c.R.URL.Path + "\n" + next))
 	}
 	size := len(next) + 80
 	for _, b := range page {

@@ -38,6 +38,11 @@ func (a *API) describe() ([]byte, error) {
 			return nil, fmt.Errorf("rest: describe %s: %w", a.routes[i].ID, err)
 		}
 	}
+	for i := range a.opt.Foreign {
+		if err := d.foreign(&a.opt.Foreign[i]); err != nil {
+			return nil, fmt.Errorf("rest: describe %s: %w", a.opt.Foreign[i].ID, err)
+		}
+	}
 	return d.doc.MarshalJSON()
 }
 
@@ -59,6 +64,13 @@ func (d *description) add(r *Route) error {
 	op.Responses.Set(strconv.Itoa(r.Status), &openapi3.ResponseRef{Value: success})
 	if r.Status == http.StatusOK && r.Writes && r.Method == http.MethodPut {
 		op.Responses.Set("201", &openapi3.ResponseRef{Value: success})
+	}
+	if r.Pending != nil {
+		later, err := d.success(&Route{Status: http.StatusAccepted, Answer: r.Pending})
+		if err != nil {
+			return err
+		}
+		op.Responses.Set(strconv.Itoa(http.StatusAccepted), &openapi3.ResponseRef{Value: later})
 	}
 	d.refusals(op, r)
 	d.doc.AddOperation(r.Path, r.Method, op)
@@ -128,7 +140,7 @@ func (d *description) refusals(op *openapi3.Operation, r *Route) {
 	if r.Body != nil {
 		codes = append(codes, fault.InvalidField, fault.TooLarge, fault.UnsupportedMediaType)
 	}
-	if r.Action.LookUp() || r.Action == policy.Register || r.Action == policy.Update || r.Action == policy.Delete {
+	if r.Action.LookUp() || r.Action == policy.Register || r.Action == policy.Update || r.Action == policy.Delete || r.Action == policy.Issue {
 		codes = append(codes, fault.PolicyDenied)
 	}
 	byStatus := map[int][]string{}
@@ -152,7 +164,18 @@ func component(name string) *openapi3.SchemaRef {
 // schema gives a reference to the schema of v's type, which is made once.
 func (d *description) schema(v any) (*openapi3.SchemaRef, error) {
 	t := reflect.TypeOf(v)
+	if t == reflect.TypeFor[string]() {
+		return openapi3.NewStringSchema().NewRef(), nil
+	}
+	if t.Name() == "" && (t.Kind() == reflect.Slice || t.Kind() == reflect.Map) && t.Elem().Name() != "" {
+		return d.several(t)
+	}
 	name := t.Name()
+	how := []openapi3gen.Option{openapi3gen.SchemaCustomizer(ownJSON)}
+	if edge, ok := strings.CutPrefix(t.PkgPath(), edges); ok && edge != "rest" {
+		name = strings.ToUpper(edge[:1]) + edge[1:] + name // each edge has its own names
+		how = append(how, openapi3gen.UseAllExportedFields())
+	}
 	switch v.(type) {
 	case map[string]any:
 		return openapi3.NewObjectSchema().NewRef(), nil
@@ -164,12 +187,27 @@ func (d *description) schema(v any) (*openapi3.SchemaRef, error) {
 	if _, ok := d.doc.Components.Schemas[name]; ok {
 		return component(name), nil
 	}
-	made, err := openapi3gen.NewSchemaRefForValue(v, nil, openapi3gen.SchemaCustomizer(ownJSON))
+	made, err := openapi3gen.NewSchemaRefForValue(v, nil, how...)
 	if err != nil {
 		return nil, err
 	}
 	d.doc.Components.Schemas[name] = made
 	return component(name), nil
+}
+
+// edges begins the import paths of the edges.
+const edges = "github.com/muster-registry/muster/api/"
+
+// several is the schema of a list, or of an object whose members are of one
+// type.
+func (d *description) several(t reflect.Type) (*openapi3.SchemaRef, error) {
+	of, err := d.schema(reflect.Zero(t.Elem()).Interface())
+	s := openapi3.NewArraySchema()
+	if s.Items = of; t.Kind() == reflect.Map {
+		s = openapi3.NewObjectSchema()
+		s.AdditionalProperties = openapi3.AdditionalProperties{Schema: of}
+	}
+	return s.NewRef(), err
 }
 
 // ownJSON corrects the schemas of types that write their own JSON.
@@ -214,6 +252,9 @@ func parameters(op *openapi3.Operation, r *Route) {
 	}
 	for _, h := range r.Headers {
 		op.AddParameter(openapi3.NewHeaderParameter(h.Name).WithDescription(h.Description).WithSchema(&openapi3.Schema{Type: &openapi3.Types{h.Type}}))
+	}
+	if r.tried() {
+		op.AddParameter(openapi3.NewQueryParameter("dry_run").WithDescription("decide, and answer what would be stored; change nothing").WithSchema(&openapi3.Schema{Type: &openapi3.Types{"boolean"}}))
 	}
 	if r.Writes {
 		for _, name := range []string{"If-Match", "If-None-Match", "Idempotency-Key"} {

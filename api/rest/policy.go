@@ -45,7 +45,7 @@ func pushPolicy(c *call) error {
 	if err != nil {
 		return err
 	}
-	c.Header().Set("Location", c.r.URL.Path+"/"+strconv.FormatUint(rev.Number, 10))
+	c.Header().Set("Location", c.R.URL.Path+"/"+strconv.FormatUint(rev.Number, 10))
 	return c.revision(http.StatusCreated, rev)
 }
 
@@ -115,7 +115,7 @@ func (c *call) pushed() (body []byte, bundle bool, err error) {
 
 // signature reads the detached signature; nil where there is none.
 func (c *call) signature() ([]byte, error) {
-	values := c.r.Header[signatureHeader]
+	values := c.R.Header[signatureHeader]
 	if len(values) == 0 {
 		return nil, nil
 	}
@@ -139,7 +139,7 @@ func (c *call) revision(status int, rev *policy.Revision) error {
 
 // policyNumber reads the number of a policy revision from the path.
 func (c *call) policyNumber() (uint64, error) {
-	n, err := strconv.ParseUint(c.r.PathValue("revision"), 10, 64)
+	n, err := strconv.ParseUint(c.R.PathValue("revision"), 10, 64)
 	if err != nil || n == 0 {
 		return 0, fault.Invalid("/revision", "the number of a policy revision is a whole number from 1")
 	}

@@ -1,10 +1,7 @@
 package rest
 
 import (
-	"net/http"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -60,59 +57,16 @@ func newProblem(e *fault.Error, requestID string) *Problem {
 	return p
 }
 
-// drainTime is how long what is left of a refused body may take to arrive.
-const drainTime = time.Second
-
-// fail answers with a problem. When the answer has begun already, there is no
-// honest way to end it but to break the connection off.
+// fail answers with a problem.
 func (c *call) fail(err error) {
-	e := fault.From(err)
-	if e.Code == fault.Internal {
-		c.api.opt.Logger.Error("request failed", "request_id", c.ID, "method", c.r.Method, "path", c.r.URL.Path, "err", err)
-	}
-	if c.status != 0 {
-		panic(http.ErrAbortHandler)
-	}
-	if c.r.ContentLength != 0 {
-		// The server reads what is left of a body before it answers; whoever is
-		// refused does not get to keep it waiting.
-		_ = http.NewResponseController(c.w).SetReadDeadline(time.Now().Add(drainTime))
-	}
-	h := c.Header()
-	status := e.Code.Status()
-	if status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusTooManyRequests || c.changes() {
-		action := ""
-		if c.route != nil {
-			action = c.route.ID
-		}
-		c.Refuse(action, e)
-	}
-	switch status {
-	case http.StatusUnauthorized:
-		h.Set("WWW-Authenticate", `Bearer realm="muster"`)
-	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
-		h.Set("Retry-After", retryAfter(e.RetryAfter))
-	}
-	if e.Limit != nil {
-		rates, rate := e.Limit.Fields()
-		h.Set("RateLimit-Policy", rates)
-		h.Set("RateLimit", rate)
-	}
+	e := c.Refusing(err, c.api.opt.Logger, c.operation(), c.changes())
 	body, encodeErr := json.Marshal(newProblem(e, c.ID), json.Deterministic(true))
 	if encodeErr != nil {
 		c.api.opt.Logger.Error("problem not encoded", "request_id", c.ID, "err", encodeErr)
 	}
-	if e.DecisionID != "" {
-		c.Decision = e.DecisionID
-	}
 	c.Filtered = false
+	h := c.Header()
 	h.Del("ETag")
 	h.Del("Location")
 	c.send(e.Code.Status(), "application/problem+json", body)
-}
-
-// retryAfter is in whole seconds, at least one.
-func retryAfter(d time.Duration) string {
-	seconds := max(1, (d+time.Second-1)/time.Second)
-	return strconv.FormatInt(int64(seconds), 10)
 }

@@ -5,39 +5,32 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/fault"
 )
 
 // query parses the query string once. A parameter that cannot be repeated and
 // is, means two things at once: bad_request.
 func (c *call) query() (url.Values, error) {
-	if c.params != nil || c.r.URL.RawQuery == "" {
+	if c.params != nil || c.R.URL.RawQuery == "" {
 		return c.params, nil
 	}
-	values, err := url.ParseQuery(c.r.URL.RawQuery)
+	values, err := url.ParseQuery(c.R.URL.RawQuery)
 	if err != nil {
 		return nil, fault.Wrap(fault.BadRequest, err, "the query string is malformed; escape what is not a letter or a digit")
 	}
 	for name, v := range values {
 		if len(v) > 1 && name != "tag" {
-			return nil, fault.New(fault.BadRequest, "the parameter %q stands %d times in the query; give it once", clip(name), len(v))
+			return nil, fault.New(fault.BadRequest, "the parameter %q stands %d times in the query; give it once", door.Clip(name), len(v))
 		}
 		for _, s := range v {
-			if !printable(s) {
-				return nil, fault.New(fault.BadRequest, "the parameter %q is not valid UTF-8 or contains control characters", clip(name))
+			if !door.Printable(s) {
+				return nil, fault.New(fault.BadRequest, "the parameter %q is not valid UTF-8 or contains control characters", door.Clip(name))
 			}
 		}
 	}
 	c.params = values
 	return values, nil
-}
-
-// clip keeps a caller's text from filling an error.
-func clip(s string) string {
-	if len(s) > 64 {
-		return s[:64] + "…"
-	}
-	return s
 }
 
 // flag reads a parameter that is true or false; present without a value it is
@@ -61,7 +54,7 @@ func number(q url.Values, name string) (uint64, error) {
 	}
 	n, err := strconv.ParseUint(q.Get(name), 10, 64)
 	if err != nil {
-		return 0, fault.New(fault.BadRequest, "%s must be a whole number, not %q", name, clip(q.Get(name)))
+		return 0, fault.New(fault.BadRequest, "%s must be a whole number, not %q", name, door.Clip(q.Get(name)))
 	}
 	return n, nil
 }
@@ -72,7 +65,7 @@ func duration(q url.Values, name string, fallback, most time.Duration) (time.Dur
 	}
 	d, err := time.ParseDuration(q.Get(name))
 	if err != nil || d < 0 {
-		return 0, fault.New(fault.BadRequest, "%s must be a duration such as 5s or 500ms, not %q", name, clip(q.Get(name)))
+		return 0, fault.New(fault.BadRequest, "%s must be a duration such as 5s or 500ms, not %q", name, door.Clip(q.Get(name)))
 	}
 	return min(d, most), nil
 }

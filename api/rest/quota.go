@@ -1,10 +1,7 @@
 package rest
 
 import (
-	"math"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -28,7 +25,8 @@ func quotaRoutes() []Route {
 		{Method: http.MethodGet, Path: path, ID: "getQuotas", Summary: "Get the rate limits of services",
 			Action: policy.Read, Kind: "quota", Status: 200, Reads: true, Answer: Quotas{}, Refusals: missing, handle: getQuotas},
 		{Method: http.MethodPut, Path: path, ID: "putQuotas", Summary: "Set the rate limits of services, in YAML or JSON",
-			Action: policy.Manage, Kind: "quota", Status: 200, Writes: true, Body: quota.Document{}, Answer: Quotas{}, handle: putQuotas},
+			Action: policy.Manage, Kind: "quota", Status: 200, Writes: true, Body: quota.Document{}, Answer: Quotas{},
+			Refusals: []fault.Code{fault.InvalidDefinition}, handle: putQuotas},
 		{Method: http.MethodDelete, Path: path, ID: "deleteQuotas", Summary: "Lift the rate limits of all services",
 			Action: policy.Manage, Kind: "quota", Status: 204, Writes: true, Refusals: missing, handle: deleteQuotas},
 		{Method: http.MethodPost, Path: "/v1/quota/check", ID: "checkQuota", Summary: "Count a call to a service against its quotas: 200, or 429 when it is one too many",
@@ -132,7 +130,7 @@ func checkQuota(c *call) error {
 	if err := c.Young(); err != nil {
 		return err
 	}
-	res, err := c.api.backend.CheckQuota(c.r.Context(), count)
+	res, err := c.api.backend.CheckQuota(c.R.Context(), count)
 	if err != nil {
 		return err
 	}
@@ -155,19 +153,11 @@ func checkQuota(c *call) error {
 	return nil
 }
 
-// limited sets the fields of draft-ietf-httpapi-ratelimit-headers-10: every
-// limit by its kind, with its burst as quota and the time in which that comes in
-// as window, and of the one that is nearest to its end what is left.
+// limited sets the fields of draft-ietf-httpapi-ratelimit-headers-10.
 func (c *call) limited(res *quota.Result) {
-	if len(res.Limits) == 0 {
-		return
+	if len(res.Limits) > 0 {
+		h := c.Header()
+		h.Set("RateLimit-Policy", res.PolicyField())
+		h.Set("RateLimit", res.LimitField())
 	}
-	var policies []string
-	for _, l := range res.Limits {
-		policies = append(policies, `"`+string(l.Key.Kind())+`";q=`+strconv.FormatInt(l.Rate.BurstCapacity, 10)+";w="+strconv.FormatInt(l.Rate.Window(), 10))
-	}
-	h := c.Header()
-	h.Set("RateLimit-Policy", strings.Join(policies, ", "))
-	h.Set("RateLimit", `"`+string(res.Limits[res.Tightest].Key.Kind())+`";r=`+strconv.FormatInt(res.Remaining, 10)+
-		";t="+strconv.FormatInt(int64(math.Ceil(res.Reset.Seconds())), 10))
 }

@@ -72,7 +72,7 @@ func (c *call) tagged(revision uint64, media string, body []byte) error {
 	tag := entityTag(revision)
 	c.headers[4] = tag
 	c.Header()["Etag"] = c.headers[4:5:5]
-	if given := c.r.Header["If-None-Match"]; len(given) > 0 && has(given, tag) {
+	if given := c.R.Header["If-None-Match"]; len(given) > 0 && has(given, tag) {
 		c.WriteHeader(http.StatusNotModified)
 		return nil
 	}

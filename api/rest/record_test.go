@@ -60,6 +60,15 @@ func TestRecordsLiveAndDie(t *testing.T) {
 	if d := cmp.Diff([]string{"shop/cart/a"}, e.beats); d != "" {
 		t.Error(d)
 	}
+	e.beats = nil
+	e.call("publisher", "PUT", cartA, `{"address":"10.0.0.1","port":80,"checks":[{"type":"ttl","id":"service:a"}]}`, 200)
+	e.call("publisher", "PUT", cartA+"/checks/service:a", `{"status":"warning","output":"slow"}`, 204)
+	refused(t, e.do(ask{caller: "publisher", method: "PUT", path: cartA + "/checks/nothing", body: `{"status":"passing"}`}), 404, fault.NotFound)
+	refused(t, e.do(ask{caller: "publisher", method: "PUT", path: cartA + "/checks/service:a", body: `{"status":"maintenance"}`}), 400, fault.InvalidField)
+	refused(t, e.do(ask{caller: "publisher", method: "PUT", path: cartA + "/checks/service:a", body: `{"status":"passing","x":1}`}), 400, fault.InvalidField)
+	if d := cmp.Diff([]string{"shop/cart/a/service:a warning"}, e.beats); d != "" {
+		t.Error(d)
+	}
 	w = e.call("publisher", "PUT", cartA+"/status", `{"status":"maintenance"}`, 200)
 	if !strings.Contains(w.Body.String(), `"status":"maintenance"`) {
 		t.Errorf("the status is not set: %s", w.Body)
@@ -71,7 +80,7 @@ func TestRecordsLiveAndDie(t *testing.T) {
 	refused(t, e.do(ask{caller: "viewer", method: "GET", path: cartV1}), 404, fault.VersionNotFound)
 	refused(t, e.do(ask{caller: "viewer", method: "GET", path: cartV1 + "/document"}), 404, fault.VersionNotFound)
 	w = e.call("publisher", "DELETE", cart, "", 204)
-	if w.Body.Len() != 0 || w.Header().Get("Muster-Revision") != "8" {
+	if w.Body.Len() != 0 || w.Header().Get("Muster-Revision") != "9" {
 		t.Errorf("%q, %v", w.Body, w.Header())
 	}
 	for _, path := range []string{cart, cart + "/versions", cart + "/instances", cartV1, cartA, "/v1/discovery/shop/cart"} {
@@ -259,6 +268,7 @@ func TestDiscovery(t *testing.T) {
 		"?tag=x&tag=y":          "a",
 		"?zone=west":            "b a",
 		"?status=any&zone=west": "b a c",
+		"?tag=&version=&zone=":  "a b",
 		"?unknown=1":            "a b",
 	} {
 		for _, path := range []string{"/v1/discovery/shop/cart" + query, "/v1/discovery?namespace=shop&service=cart" + strings.Replace(query, "?", "&", 1)} {

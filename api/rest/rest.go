@@ -16,6 +16,7 @@ import (
 
 	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/command"
+	"github.com/muster-registry/muster/pki/issuer"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/policy/sign"
 	"github.com/muster-registry/muster/quota"
@@ -26,6 +27,10 @@ import (
 // concurrent use, and their errors are faults.
 type Backend interface {
 	door.Backend
+
+	// Votes is nil when the node has its vote; else a not_ready that says when
+	// it gets one. Reads are answered without.
+	Votes() error
 
 	// The intents below say who asks and how; they carry no command.
 
@@ -59,16 +64,22 @@ type Backend interface {
 	// it cannot be settled, or is not one.
 	CheckQuota(ctx context.Context, c quota.Call) (*quota.Result, error)
 
-	// Everywhere returns when every member that lives has the revision, and
-	// lists those that could not be asked. They are cut off from the leader and
-	// stop answering at until, unless they have heard of it by then; zero: never.
-	Everywhere(ctx context.Context, revision uint64) (pending []string, until time.Time)
+	// Everywhere returns when no node answers by a state before the revision any
+	// more, or after wait: then pending lists those that may, and until says when
+	// the last of them ceases to; zero: not by itself.
+	Everywhere(ctx context.Context, revision uint64, wait time.Duration) (pending []string, until time.Time)
 
 	ClusterStatus(ctx context.Context) (*ClusterStatus, error)
 	Members(ctx context.Context) ([]Member, error)
 	// TransferLeader hands the leadership to a member; "" leaves the choice.
 	TransferLeader(ctx context.Context, intent *command.Intent, to string) error
 	RemoveMember(ctx context.Context, intent *command.Intent, id string) error
+
+	// AuditHeads tells what the local state knows of the nodes' audit trails,
+	// by node. ForgetAuditHead has the trail of a node accepted as it is;
+	// not_found where none is known.
+	AuditHeads() []AuditHead
+	ForgetAuditHead(ctx context.Context, intent *command.Intent, node string) error
 
 	// Snapshot writes a consistent snapshot of the local state.
 	Snapshot(ctx context.Context, w io.Writer) error
@@ -97,10 +108,19 @@ type Options struct {
 	Signatures *sign.Verifier
 	// Diff compares two contents; nil: policy.NewDiff, which cannot read rules.
 	Diff func(from, to *policy.Content) *policy.Diff
+	// Library is the built-in rules about API definitions.
+	Library Library
 	// WebhookSecret is what webhooks of the Git host are signed with; empty: none is believed.
 	WebhookSecret []byte
+	// Issuer makes certificates for workloads; nil: this node makes none.
+	Issuer *issuer.Issuer
+	// Issuance puts a certificate on record before its caller gets it. It is
+	// asked before one is signed, too. Its error keeps the certificate back.
+	Issuance func(*Issuance) error
 	// Health gives further lines for /readyz?verbose.
 	Health func() []string
+	// Foreign are the calls of other edges on the control port, for /openapi.json.
+	Foreign []Foreign
 	// Traced says that requests may belong to a trace, whose step the edge names.
 	Traced bool
 	// Observe is told of every answer; operation is "" where no route matched.
@@ -131,6 +151,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Health == nil {
 		o.Health = func() []string { return nil }
+	}
+	if o.Issuance == nil {
+		o.Issuance = func(*Issuance) error { return nil }
 	}
 	if o.Observe == nil {
 		o.Observe = func(string, int, time.Duration) {}
@@ -165,7 +188,7 @@ func New(backend Backend, d *door.Door, opt Options) (*API, error) {
 		route := &a.routes[i]
 		a.mux.HandleFunc(route.Method+" "+route.Path, func(w http.ResponseWriter, r *http.Request) {
 			c := w.(*call)
-			c.r = r
+			c.R = r
 			c.serve(route)
 		})
 		if route.ID == discoverID {

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -25,7 +26,8 @@ func revocationRoutes() []Route {
 		{Method: http.MethodGet, Path: revocationBase, ID: "listRevocations", Summary: "List what is revoked",
 			Action: policy.Read, Kind: kind, Status: 200, Reads: true, Pages: true, Answer: Revocation{}, handle: own.list},
 		{Method: http.MethodPost, Path: revocationBase, ID: "revoke", Summary: "Refuse a credential from now on, on every node",
-			Action: policy.Manage, Kind: kind, Status: 200, Writes: true, Body: identity.Revocation{}, Answer: Revoked{}, handle: revoke},
+			Action: policy.Manage, Kind: kind, Status: 200, Writes: true, Query: inForceParams, Pending: Revoked{},
+			Body: identity.Revocation{}, Answer: Revoked{}, handle: revoke},
 		{Method: http.MethodGet, Path: revocationBase + "/{name}", ID: "getRevocation", Summary: "Get a revocation",
 			Action: policy.Read, Kind: kind, Status: 200, Reads: true, Answer: Revocation{}, Refusals: missing, handle: own.get},
 		{Method: http.MethodDelete, Path: revocationBase + "/{name}", ID: "deleteRevocation", Summary: "Accept the credential again",
@@ -44,14 +46,56 @@ type Revocation struct {
 	UpdatedBy string    `json:"updated_by"`
 }
 
-// Revoked answers who revokes: whether all nodes refuse the credential by now.
+// Revoked answers who revokes: 200 when no node accepts the credential any
+// more, 202 while one may.
 type Revoked struct {
 	Revocation
-	Pending   []string  `json:"pending"`              // nodes that could not be reached: they may still accept it
+	Outstanding
+}
+
+// Outstanding says who may still accept what was revoked.
+type Outstanding struct {
+	Pending   []string  `json:"pending"`              // nodes that could not be reached: if they run, they may still accept it
 	InForceAt time.Time `json:"in_force_at,omitzero"` // from when on those do not answer either, unless they have heard of it
 }
 
+// How long a call that revokes waits for nodes that do not answer: a node that
+// lives answers in milliseconds.
+const (
+	waitInForce    = 3 * time.Second
+	maxWaitInForce = 10 * time.Minute
+)
+
+var inForceParams = []Param{{Name: "wait", Type: "string", Description: "how long to wait for nodes that are cut off, before 202 names them; 3s, at most 10m"}}
+
+func (c *call) waitInForce() (time.Duration, error) {
+	q, err := c.query()
+	if err != nil {
+		return 0, err
+	}
+	return duration(q, "wait", waitInForce, maxWaitInForce)
+}
+
+// outstanding waits until a revocation is in force on every node, and says on
+// which it is not.
+func (c *call) outstanding(revision uint64, wait time.Duration) (status int, o Outstanding) {
+	pending, until := c.api.backend.Everywhere(c.R.Context(), revision, wait)
+	if len(pending) == 0 {
+		return http.StatusOK, Outstanding{Pending: []string{}}
+	}
+	o.Pending = pending
+	if !until.IsZero() {
+		o.InForceAt = until.UTC().Truncate(time.Second).Add(time.Second)
+		c.Header().Set("Retry-After", strconv.Itoa(int(time.Until(o.InForceAt)/time.Second)+1))
+	}
+	return http.StatusAccepted, o
+}
+
 func revoke(c *call) error {
+	wait, err := c.waitInForce()
+	if err != nil {
+		return err
+	}
 	body, err := c.body(c.api.opt.MaxBody)
 	if err != nil {
 		return err
@@ -73,12 +117,7 @@ func revoke(c *call) error {
 	if err := json.Unmarshal(receipt.Record, &answer.Revocation); err != nil {
 		return fault.Wrap(fault.Internal, err, "the stored revocation cannot be read")
 	}
-	pending, until := c.api.backend.Everywhere(c.r.Context(), receipt.Revision)
-	if answer.Pending = pending; pending == nil {
-		answer.Pending = []string{}
-	}
-	if !until.IsZero() {
-		answer.InForceAt = until.UTC().Truncate(time.Second).Add(time.Second)
-	}
-	return c.json(http.StatusOK, answer)
+	var status int
+	status, answer.Outstanding = c.outstanding(receipt.Revision, wait)
+	return c.json(status, answer)
 }

@@ -32,6 +32,7 @@ type Route struct {
 	Body     any    // a value of the type that is read; nil: none
 	Media    string // of the body or the answer, where it is not JSON
 	Answer   any    // a value of the type that is answered; nil: none
+	Pending  any    // what 202 answers; nil: there is no 202
 	Refusals []fault.Code
 
 	handle func(*call) error
@@ -43,8 +44,27 @@ func (r *Route) decided() bool {
 	case registry.KindService, registry.KindVersion, registry.KindInstance:
 		return true
 	}
-	return r.Action == policy.Authorize
+	return r.Action == policy.Authorize || r.Action == policy.Issue
 }
+
+// unsettled says that the route answers by what this node holds, and takes no
+// parameters that settle how old that may be.
+func (r *Route) unsettled() bool {
+	return !r.Reads && !r.Action.Changes() && (r.Kind == "decision" || r.Kind == "policy")
+}
+
+// tried says whether the route takes dry_run: changes of what manifests
+// describe do, and those of an instance's status.
+func (r *Route) tried() bool {
+	switch r.Kind {
+	case "quota", "webhook", "schema", "role":
+		return r.Writes
+	}
+	return r.Writes && r.decided()
+}
+
+// restoreID names the call that has a dry run of its own kind.
+const restoreID = "restoreSnapshot"
 
 // Param is a query parameter.
 type Param struct {
@@ -79,8 +99,8 @@ func Table() []Route { return routes() }
 // routes is the table.
 func routes() []Route {
 	var all []Route
-	for _, part := range [][]Route{serviceRoutes(), versionRoutes(), instanceRoutes(), discoveryRoutes(), watchRoutes(),
-		policyRoutes(), builtinRoutes(), decisionRoutes(), shadowRoutes(), syncRoutes(), settingRoutes(), breakGlassRoutes(), revocationRoutes(), quotaRoutes(), tokenRoutes(), clusterRoutes(), openRoutes()} {
+	for _, part := range [][]Route{serviceRoutes(), versionRoutes(), instanceRoutes(), discoveryRoutes(), prometheusRoutes(), watchRoutes(),
+		policyRoutes(), builtinRoutes(), decisionRoutes(), shadowRoutes(), syncRoutes(), settingRoutes(), breakGlassRoutes(), revocationRoutes(), quotaRoutes(), tokenRoutes(), auditRoutes(), certificateRoutes(), clusterRoutes(), openRoutes()} {
 		all = append(all, part...)
 	}
 	return all
@@ -94,7 +114,7 @@ func serviceRoutes() []Route {
 		{Method: http.MethodGet, Path: serviceBase, ID: "listServices", Summary: "List the services of a namespace",
 			Action: policy.Lookup, Kind: registry.KindService, Status: 200, Reads: true, Blocks: true, Pages: true, Answer: registry.Service{}, handle: listServices},
 		{Method: http.MethodGet, Path: servicePath, ID: "getService", Summary: "Get a service",
-			Action: policy.Lookup, Kind: registry.KindService, Status: 200, Reads: true, Answer: registry.Service{}, Refusals: missing, handle: getService},
+			Action: policy.Lookup, Kind: registry.KindService, Status: 200, Reads: true, Blocks: true, Answer: registry.Service{}, Refusals: missing, handle: getService},
 		{Method: http.MethodPut, Path: servicePath, ID: "putService", Summary: "Create or change a service",
 			Action: policy.Register, Kind: registry.KindService, Status: 200, Writes: true, Body: registry.ServiceSpec{}, Answer: registry.Service{}, handle: putService},
 		{Method: http.MethodDelete, Path: servicePath, ID: "deleteService", Summary: "Delete a service with its versions and instances",
@@ -109,9 +129,9 @@ func versionRoutes() []Route {
 			Action: policy.Lookup, Kind: registry.KindVersion, Status: 200, Reads: true, Pages: true, Answer: registry.Version{},
 			Refusals: []fault.Code{fault.ServiceNotFound}, handle: listVersions},
 		{Method: http.MethodGet, Path: versionPath, ID: "getVersion", Summary: "Get a version with its routes and findings",
-			Action: policy.Lookup, Kind: registry.KindVersion, Status: 200, Reads: true, Answer: registry.Version{}, Refusals: missing, handle: getVersion},
+			Action: policy.Lookup, Kind: registry.KindVersion, Status: 200, Reads: true, Blocks: true, Answer: registry.Version{}, Refusals: missing, handle: getVersion},
 		{Method: http.MethodGet, Path: versionPath + "/document", ID: "getDocument", Summary: "Get the definition itself, byte for byte",
-			Action: policy.Lookup, Kind: registry.KindVersion, Status: 200, Reads: true, Media: "*/*", Refusals: missing, handle: getDocument},
+			Action: policy.Lookup, Kind: registry.KindVersion, Status: 200, Reads: true, Blocks: true, Media: "*/*", Refusals: missing, handle: getDocument},
 		{Method: http.MethodPut, Path: versionPath, ID: "putVersion", Summary: "Create or replace a version by its definition",
 			Action: policy.Register, Kind: registry.KindVersion, Status: 200, Writes: true, Body: VersionBody{}, Answer: registry.Version{},
 			Refusals: []fault.Code{fault.ServiceNotFound, fault.InvalidDefinition}, handle: putVersion},
@@ -135,6 +155,8 @@ func instanceRoutes() []Route {
 			Action: policy.Delete, Kind: registry.KindInstance, Status: 204, Writes: true, Refusals: missing, handle: deleteInstance},
 		{Method: http.MethodPost, Path: instancePath + "/heartbeat", ID: "heartbeat", Summary: "Renew an instance's lease",
 			Action: policy.Heartbeat, Kind: registry.KindInstance, Status: 204, Refusals: missing, handle: heartbeat},
+		{Method: http.MethodPut, Path: instancePath + "/checks/{check}", ID: "putCheck", Summary: "Report about an instance's check of type ttl",
+			Action: policy.Heartbeat, Kind: registry.KindInstance, Status: 204, Body: CheckBody{}, Refusals: append(missing, fault.NotFound), handle: putCheck},
 		{Method: http.MethodPut, Path: instancePath + "/status", ID: "putStatus", Summary: "Set an instance's status",
 			Action: policy.Update, Kind: registry.KindInstance, Status: 200, Writes: true, Body: StatusBody{}, Answer: registry.Instance{}, Refusals: missing, handle: putStatus},
 	}
@@ -182,7 +204,7 @@ func tokenRoutes() []Route {
 		{Method: http.MethodGet, Path: "/v1/tokens", ID: "listTokens", Summary: "List the tokens, without their texts",
 			Action: policy.Read, Kind: "token", Status: 200, Reads: true, Pages: true, Answer: identity.Token{}, handle: listTokens},
 		{Method: http.MethodDelete, Path: "/v1/tokens/{token}", ID: "revokeToken", Summary: "Revoke a token",
-			Action: policy.Manage, Kind: "token", Status: 204, Writes: true, Refusals: []fault.Code{fault.NotFound}, handle: revokeToken},
+			Action: policy.Manage, Kind: "token", Status: 204, Writes: true, Query: inForceParams, Pending: Outstanding{}, Refusals: []fault.Code{fault.NotFound}, handle: revokeToken},
 	}
 }
 
@@ -198,7 +220,7 @@ func clusterRoutes() []Route {
 			Action: policy.Manage, Kind: "cluster", Status: 204, Refusals: []fault.Code{fault.NotFound, fault.Conflict}, handle: removeMember},
 		{Method: http.MethodGet, Path: "/v1/snapshot", ID: "saveSnapshot", Summary: "Save a consistent snapshot of everything",
 			Action: policy.Read, Kind: "snapshot", Status: 200, Media: mediaStream, handle: saveSnapshot},
-		{Method: http.MethodPut, Path: "/v1/snapshot", ID: "restoreSnapshot", Summary: "Restore the whole cluster from a snapshot",
+		{Method: http.MethodPut, Path: "/v1/snapshot", ID: restoreID, Summary: "Restore the whole cluster from a snapshot",
 			Action: policy.Manage, Kind: "snapshot", Status: 200, Media: mediaStream, Answer: RestoreReport{},
 			Query: []Param{{Name: "dry_run", Type: "boolean", Description: "check only"},
 				{Name: "force", Type: "boolean", Description: "replace what is there, also by a snapshot of another cluster"}},

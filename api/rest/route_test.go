@@ -17,7 +17,7 @@ import (
 
 // filled gives a path of the route.
 func filled(r rest.Route) string {
-	return strings.NewReplacer("{namespace}", "shop", "{service}", "cart", "{version}", "1.0.0", "{instance}", "a",
+	return strings.NewReplacer("{namespace}", "shop", "{service}", "cart", "{version}", "1.0.0", "{instance}", "a", "{check}", "alive",
 		"{revision}", "1", "{token}", "0123456789abcdef", "{member}", "n1",
 		"{name}", "one", "{decision}", "d-1", "{scope}", "shop").Replace(r.Path)
 }
@@ -25,12 +25,12 @@ func filled(r rest.Route) string {
 // What each role may do, written out again: the table must not be its own proof.
 var allowed = map[string][]string{
 	"viewer": {"listAllServices", "listServices", "getService", "listVersions", "getVersion", "getDocument", "listInstances", "getInstance",
-		"discover", "listDiscovery", "watch", "authorize", "clusterStatus", "listMembers", "livez", "readyz", "openapi", "getBuiltinPolicy"},
-	"publisher": {"putService", "deleteService", "putVersion", "deleteVersion", "putInstance", "deleteInstance", "heartbeat", "putStatus", "checkQuota"},
+		"discover", "listDiscovery", "prometheusTargets", "watch", "authorize", "clusterStatus", "listMembers", "listAuditHeads", "livez", "readyz", "openapi", "getBuiltinPolicy", "issueCertificate", "getPolicyLibrary"},
+	"publisher": {"putService", "deleteService", "putVersion", "deleteVersion", "putInstance", "deleteInstance", "heartbeat", "putCheck", "putStatus", "checkQuota"},
 	"admin": {"pushPolicy", "listPolicies", "getPolicy", "activatePolicy", "rollbackPolicy", "shadowPolicy",
 		"getShadow", "stopShadow", "shadowReport", "replayPolicy", "diffPolicies", "getDecision",
 		"syncPolicy", "getSync", "listSchemas", "getSchema", "putSchema", "deleteSchema", "listBreakGlass"},
-	"operator": {"createToken", "listTokens", "revokeToken", "transferLeader", "removeMember", "saveSnapshot", "restoreSnapshot",
+	"operator": {"createToken", "listTokens", "revokeToken", "transferLeader", "removeMember", "forgetAuditHead", "saveSnapshot", "restoreSnapshot",
 		"listPolicyKeys", "getPolicyKey", "putPolicyKey", "deletePolicyKey",
 		"listPolicyRequirements", "getPolicyRequirement", "putPolicyRequirement", "deletePolicyRequirement",
 		"listWebhooks", "getWebhook", "putWebhook", "deleteWebhook", "getQuotas", "putQuotas", "deleteQuotas",
@@ -125,6 +125,28 @@ func TestOpenAPI(t *testing.T) {
 	ttl := doc.Components.Schemas["Instance"].Value.Properties["ttl"].Value
 	if !ttl.Type.Is("string") {
 		t.Errorf("a duration is described as %v", ttl.Type)
+	}
+}
+
+// What the table says can be waited for can be, and nothing else.
+func TestTheTableSaysWhatCanBeWaitedFor(t *testing.T) {
+	e := newEdge(t, rest.Options{})
+	names := strings.NewReplacer("{version}", "1.0.0", "{revision}", "1", "{kind}", "service", "{", "", "}", "")
+	waited := 0
+	for _, r := range rest.Table() {
+		if !r.Reads || r.Method != "GET" || r.Media == "text/event-stream" {
+			continue
+		}
+		w := e.do(ask{caller: "operator", method: "GET", path: names.Replace(r.Path) + "?index=1&wait=1ms"})
+		if blocks := !strings.Contains(w.Body.String(), "cannot be waited for"); blocks != r.Blocks {
+			t.Errorf("%s: the table says %t, and the answer is %d %s", r.ID, r.Blocks, w.Code, w.Body)
+		}
+		if r.Blocks {
+			waited++
+		}
+	}
+	if waited < 8 {
+		t.Errorf("only %d calls can be waited for", waited)
 	}
 }
 

@@ -90,7 +90,7 @@ func checkSchema(c *call, namespace, kind string, body []byte) error {
 }
 
 func (s *survey) service(rec *registry.Service) error {
-	if err := s.r.Context().Err(); err != nil {
+	if err := s.R.Context().Err(); err != nil {
 		return fault.Wrap(fault.NotReady, err, "the check was given up")
 	}
 	switch s.schema.Kind {

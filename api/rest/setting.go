@@ -68,13 +68,13 @@ func (s settingRoute) routes() []Route {
 // place reads the namespace, "" or "*" or a name, and the name from the path.
 func (s settingRoute) place(c *call) (namespace, name string, err error) {
 	if s.spaced {
-		if namespace = c.r.PathValue("scope"); namespace != "*" {
+		if namespace = c.R.PathValue("scope"); namespace != "*" {
 			if err := checkName("/namespace", namespace, registry.ValidName); err != nil {
 				return "", "", err
 			}
 		}
 	}
-	name = c.r.PathValue("name")
+	name = c.R.PathValue("name")
 	return namespace, name, checkName("/name", name, registry.ValidName)
 }
 

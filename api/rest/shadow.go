@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/muster-registry/muster/api/door"
 	"github.com/muster-registry/muster/fault"
 	"github.com/muster-registry/muster/policy"
 	"github.com/muster-registry/muster/registry"
@@ -78,7 +79,7 @@ func shadowShare(q url.Values) (float64, error) {
 	}
 	part, err := strconv.ParseFloat(q.Get("share"), 64)
 	if err != nil {
-		return 0, fault.New(fault.BadRequest, "share must be a number above 0 and at most 1, not %q", clip(q.Get("share")))
+		return 0, fault.New(fault.BadRequest, "share must be a number above 0 and at most 1, not %q", door.Clip(q.Get("share")))
 	}
 	return share(&part)
 }

@@ -64,7 +64,7 @@ func fromWebhook(h http.Header) bool { return h[hubSignature] != nil || h[gitlab
 
 // syncPolicy has the leader pull.
 func syncPolicy(c *call) error {
-	if fromWebhook(c.r.Header) {
+	if fromWebhook(c.R.Header) {
 		if !c.api.webhooks.Allow() {
 			return fault.New(fault.RateLimited, "webhooks call more often than a pull is worth; policies are pulled on their interval, too")
 		}
@@ -98,14 +98,14 @@ func (c *call) verifyWebhook() error {
 	if err != nil {
 		return err
 	}
-	if values := c.r.Header[hubSignature]; len(values) == 1 {
+	if values := c.R.Header[hubSignature]; len(values) == 1 {
 		sum := hmac.New(sha256.New, secret)
 		sum.Write(body)
 		given, err := hex.DecodeString(strings.TrimPrefix(values[0], "sha256="))
 		if err == nil && hmac.Equal(given, sum.Sum(nil)) {
 			return nil
 		}
-	} else if values := c.r.Header[gitlabToken]; c.r.Header[hubSignature] == nil && len(values) == 1 {
+	} else if values := c.R.Header[gitlabToken]; c.R.Header[hubSignature] == nil && len(values) == 1 {
 		if subtle.ConstantTimeCompare([]byte(values[0]), secret) == 1 {
 			return nil
 		}

@@ -75,7 +75,7 @@ func createToken(c *call) error {
 	if stored.ID != minted.ID {
 		return fault.New(fault.Conflict, "this Idempotency-Key made the token %s already, and its text was shown then; revoke it if it was lost, and use a new key", stored.ID)
 	}
-	c.Header().Set("Location", c.r.URL.Path+"/"+stored.ID)
+	c.Header().Set("Location", c.R.URL.Path+"/"+stored.ID)
 	c.Header().Set("Cache-Control", "no-store")
 	return c.json(http.StatusCreated, NewToken{
 		ID: stored.ID, Token: minted.Text, Role: stored.Role, Namespaces: stored.Namespaces, ExpiresAt: stored.ExpiresAt,
@@ -99,16 +99,20 @@ func listTokens(c *call) error {
 }
 
 func revokeToken(c *call) error {
-	id := c.r.PathValue("token")
+	id := c.R.PathValue("token")
 	if !identity.ValidID(id) {
 		return fault.Invalid("/id", "the id of a token is 16 hex digits")
+	}
+	wait, err := c.waitInForce()
+	if err != nil {
+		return err
 	}
 	receipt, err := c.submit(&command.Command{Op: &command.Command_Delete{Delete: &command.Delete{Kind: command.Kind_TOKEN, Name: id}}}, nil, nil)
 	if err != nil {
 		return err
 	}
-	if pending, _ := c.api.backend.Everywhere(c.r.Context(), receipt.Revision); len(pending) > 0 {
-		c.Header().Set("Muster-Pending", strings.Join(pending, ", "))
+	if status, o := c.outstanding(receipt.Revision, wait); len(o.Pending) > 0 {
+		return c.json(status, o)
 	}
 	c.empty()
 	return nil

@@ -17,7 +17,7 @@ func (r *Route) takes() flow.Kind {
 // so that nobody waits for a slow sender; a stream, which lasts as long as the
 // caller likes, has a place and no turn.
 func (c *call) begin() error {
-	if c.route.Open || c.route.Media == mediaStream || c.route.Media == mediaEvent || c.route.Body != nil && c.r.ContentLength != 0 {
+	if c.route.Open || c.route.Media == mediaStream || c.route.Media == mediaEvent || c.route.Body != nil && c.R.ContentLength != 0 {
 		return nil
 	}
 	return c.Turn(c.route.takes())

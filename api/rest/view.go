@@ -15,7 +15,7 @@ func parseReading(q url.Values) (rd door.Reading, err error) {
 		rd.Linearizable = true
 	case door.Local, "":
 	default:
-		return rd, fault.New(fault.BadRequest, "consistency must be local or linearizable, not %q", clip(v))
+		return rd, fault.New(fault.BadRequest, "consistency must be local or linearizable, not %q", door.Clip(v))
 	}
 	if rd.MinRevision, err = number(q, "min_revision"); err != nil {
 		return rd, err
@@ -35,8 +35,10 @@ func parseReading(q url.Values) (rd door.Reading, err error) {
 }
 
 // listChanged is the revision of the last change in the namespace of the list,
-// or in any.
-func (c *call) listChanged(*door.State) uint64 { return c.api.backend.Feed().Changed(c.namespace) }
+// or in any, as far as the state has it: the feed may be ahead of it.
+func (c *call) listChanged(s *door.State) uint64 {
+	return min(c.api.backend.Feed().Changed(c.namespace), s.Revision)
+}
 
 // view settles which state answers a read. changed gives the revision of what
 // is read in a state; it is nil where a read cannot wait for its next change.

@@ -262,6 +262,19 @@ func TestNotReady(t *testing.T) {
 	e.call("", "GET", "/livez", "", 200)
 }
 
+// A node without a vote answers reads, and is not ready for the next one to be
+// taken away.
+func TestReadyMeansThatItVotes(t *testing.T) {
+	e := shopEdge(t, rest.Options{})
+	e.votes = fault.New(fault.NotReady, "no vote yet")
+	e.call("viewer", "GET", cart, "", 200)
+	e.call("", "GET", "/livez", "", 200)
+	refused(t, e.do(ask{method: "GET", path: "/readyz"}), 503, fault.NotReady)
+	refused(t, e.do(ask{method: "GET", path: "/readyz?verbose"}), 503, fault.NotReady)
+	e.votes = nil
+	e.call("", "GET", "/readyz", "", 200)
+}
+
 // A record is waited for by itself: what else happens to its service does not
 // answer, its deletion does.
 func TestBlockingOnARecord(t *testing.T) {

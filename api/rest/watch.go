@@ -53,14 +53,15 @@ func watch(c *call) error {
 	if err != nil {
 		return err
 	}
-	if given := c.r.Header["Last-Event-Id"]; len(given) > 0 && given[0] != "" {
+	if given := c.R.Header["Last-Event-Id"]; len(given) > 0 && given[0] != "" {
 		if after, err = strconv.ParseUint(given[0], 10, 64); err != nil || len(given) > 1 {
 			return fault.New(fault.BadRequest, "Last-Event-ID must be the id of an event, which is a revision")
 		}
 	}
+	c.params = nil // an idle watcher keeps nothing
 	s := stream{call: c}
 	err = c.Follow(feed.Scope{Namespace: c.namespace, Service: c.service}, after, s.tell)
-	if c.status == 0 || c.Gone() != nil {
+	if c.Status == 0 || c.Gone() != nil {
 		return err
 	}
 	return s.end(err)
@@ -139,8 +140,8 @@ func (s *stream) event(name string, data []byte) {
 }
 
 func (s *stream) write() error {
-	_ = http.NewResponseController(s.w).SetWriteDeadline(time.Now().Add(pieceTime)) // not every writer can; a server's does
-	_, err := s.w.Write(s.b)
+	_ = http.NewResponseController(s.W).SetWriteDeadline(time.Now().Add(pieceTime)) // not every writer can; a server's does
+	_, err := s.W.Write(s.b)
 	s.b = nil // an idle watcher keeps nothing
 	return err
 }
@@ -149,7 +150,7 @@ func (s *stream) flush() error {
 	if err := s.write(); err != nil {
 		return err
 	}
-	return http.NewResponseController(s.w).Flush()
+	return http.NewResponseController(s.W).Flush()
 }
 
 // end says why a stream ends that has begun: reset, when the watcher has to

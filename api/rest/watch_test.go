@@ -193,8 +193,13 @@ func TestWatchersSeeWhatTheyMay(t *testing.T) {
 	shopper.cancel()
 	e.policed(decide)
 	l := e.listen(t, ask{caller: "viewer", method: "GET", path: cartWatch})
-	if action := <-asked; action != policy.Watch {
-		t.Errorf("the policy was asked about %s", action)
+	select {
+	case action := <-asked:
+		if action != policy.Watch {
+			t.Errorf("the policy was asked about %s", action)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the policy was not asked")
 	}
 	e.call("publisher", "PUT", cart+"/instances/secret", instance, 201)
 	e.call("publisher", "PUT", cart+"/instances/c", instance, 201)
@@ -211,6 +216,28 @@ func TestWatchersSeeWhatTheyMay(t *testing.T) {
 	refused(t, e.do(ask{caller: "viewer", method: "GET", path: cartWatch}), 403, fault.PolicyDenied)
 }
 
+// A policy that gives no answer in time has refused nobody for good: the watcher
+// is told to come back.
+func TestAWatchIsNotRefusedForWantOfAnAnswer(t *testing.T) {
+	e := shopEdge(t, rest.Options{})
+	var missed atomic.Bool
+	e.policed(func(*policy.Input) policy.Decision {
+		if missed.Load() {
+			return policy.Decision{Missed: true, Reasons: []string{"too slow"}}
+		}
+		return policy.Decision{Allow: true}
+	})
+	l := e.listen(t, ask{caller: "viewer", method: "GET", path: cartWatch})
+	missed.Store(true)
+	if _, err := e.ActivatePolicy(t.Context(), nil, 1); err != nil {
+		t.Fatal(err)
+	}
+	if end := l.next(); end.name != "error" || end.data.Code != fault.PolicyUnavailable || l.next().name != "EOF" {
+		t.Errorf("%+v", end)
+	}
+	refused(t, e.do(ask{caller: "viewer", method: "GET", path: cartWatch}), 503, fault.PolicyUnavailable)
+}
+
 func TestAWatchEndsWithItsToken(t *testing.T) {
 	e := shopEdge(t, rest.Options{})
 	w := e.call("operator", "POST", "/v1/tokens", `{"role":"viewer"}`, 201)
@@ -220,6 +247,38 @@ func TestAWatchEndsWithItsToken(t *testing.T) {
 	}
 	l := e.listen(t, ask{method: "GET", path: cartWatch, header: header("Authorization", "Bearer "+minted.Token)})
 	e.call("operator", "DELETE", "/v1/tokens/"+minted.ID, "", 204)
+	if end := l.next(); end.name != "error" || end.data.Code != fault.Unauthenticated || l.next().name != "EOF" {
+		t.Errorf("%+v", end)
+	}
+}
+
+// What its owner might have seen before its end it does not get after.
+func TestAWatchEndsWithItsTokensTime(t *testing.T) {
+	e := shopEdge(t, rest.Options{})
+	var own ask
+	var l *listener
+	for _, ttl := range []string{"1s", "5s", "20s"} { // the stream has to begin before its token ends
+		w := e.call("operator", "POST", "/v1/tokens", `{"role":"viewer","ttl":"`+ttl+`"}`, 201)
+		var minted struct{ Token string }
+		if err := json.Unmarshal(w.Body.Bytes(), &minted, json.MatchCaseInsensitiveNames(true)); err != nil {
+			t.Fatal(err)
+		}
+		own = ask{method: "GET", path: cartWatch, header: header("Authorization", "Bearer "+minted.Token)}
+		if l = e.listen(t, own); l.status != 401 {
+			break
+		}
+	}
+	for ended := time.After(time.Minute); ; {
+		if e.do(ask{method: "GET", path: cart, header: own.header}).Code == 401 {
+			break
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ended:
+			t.Fatal("the token does not end")
+		}
+	}
+	e.call("publisher", "PUT", cart+"/instances/b", instance, 201)
 	if end := l.next(); end.name != "error" || end.data.Code != fault.Unauthenticated || l.next().name != "EOF" {
 		t.Errorf("%+v", end)
 	}

@@ -18,7 +18,7 @@ const maxKey = 255
 // Where one cannot be understood the change is refused: going on without it
 // could overwrite what the caller wanted kept.
 func (c *call) condition(body []byte) (when door.Condition, err error) {
-	h := c.r.Header
+	h := c.R.Header
 	if values := h["If-Match"]; len(values) > 0 {
 		match, ok := revisionTag(values)
 		if !ok {
@@ -40,6 +40,13 @@ func (c *call) condition(body []byte) (when door.Condition, err error) {
 			return when, fault.New(fault.BadRequest, "Idempotency-Key must be 1 to %d printable ASCII characters", maxKey)
 		}
 		when.IdempotencyKey, when.Digest = values[0], c.digest(body)
+	}
+	q, err := c.query()
+	if err != nil {
+		return when, err
+	}
+	if when.DryRun, err = flag(q, "dry_run"); err != nil {
+		return when, err
 	}
 	when.Hops, err = c.forwarded()
 	return when, err
@@ -81,7 +88,7 @@ func (c *call) hops() error {
 
 // forwarded reads how often the call was forwarded before it came here.
 func (c *call) forwarded() (uint64, error) {
-	values := c.r.Header["Muster-Hops"]
+	values := c.R.Header["Muster-Hops"]
 	if len(values) == 0 {
 		return 0, nil
 	}
@@ -103,12 +110,15 @@ func (c *call) submit(op *command.Command, body, payload []byte) (*command.Recei
 		return nil, err
 	}
 	c.written(receipt.Revision)
+	if when.DryRun {
+		c.Header().Set("Muster-Dry-Run", "true")
+	}
 	return receipt, nil
 }
 
 func (c *call) digest(body []byte) []byte {
 	h := sha256.New()
-	for _, part := range []string{c.r.Method, c.r.URL.RequestURI()} {
+	for _, part := range []string{c.R.Method, c.R.URL.RequestURI()} {
 		h.Write([]byte(part))
 		h.Write([]byte{0})
 	}
@@ -126,11 +136,13 @@ func (c *call) written(revision uint64) {
 // stored answers a change with the record as it is now kept.
 func (c *call) stored(receipt *command.Receipt) {
 	h := c.Header()
-	h.Set("ETag", entityTag(receipt.Revision))
+	if h.Get("Muster-Dry-Run") == "" { // else no record has the revision
+		h.Set("ETag", entityTag(receipt.Revision))
+	}
 	status := http.StatusOK
 	if receipt.Created {
 		status = http.StatusCreated
-		h.Set("Location", c.r.URL.Path)
+		h.Set("Location", c.R.URL.Path)
 	}
 	c.send(status, mediaJSON, receipt.Record)
 }

@@ -7,6 +7,7 @@ import (
 	"net/url"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -129,15 +130,13 @@ func instanceBody(in *musterv1.Instance) ([]byte, error) {
 	if len(in.Metadata) > 0 {
 		body["metadata"] = in.Metadata
 	}
-	checks := make([]map[string]any, 0, len(in.Checks))
+	checks := make([]jsontext.Value, 0, len(in.Checks))
 	for _, check := range in.Checks {
-		m := map[string]any{}
-		for name, value := range map[string]string{"type": check.Type, "name": check.Name, "target": check.Target, "interval": check.Interval, "timeout": check.Timeout} {
-			if value != "" {
-				m[name] = value
-			}
+		b, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(check)
+		if err != nil {
+			return nil, fault.Wrap(fault.BadRequest, err, "the check cannot be written as JSON")
 		}
-		checks = append(checks, m)
+		checks = append(checks, b)
 	}
 	if len(checks) > 0 {
 		body["checks"] = checks
@@ -185,15 +184,22 @@ func (s service) beat(c *Call, req *musterv1.HeartbeatRequest) error {
 	if err := c.Ready(true); err != nil {
 		return err
 	}
-	if err := c.Again(); err != nil {
+	if err := c.Anew(); err != nil {
 		return err
 	}
 	if err := names(&req.Namespace, "/service", req.Service, "/id", req.Id); err != nil {
 		return err
 	}
-	c.Like("POST", instancePath(req.Namespace, req.Service, req.Id)+"/heartbeat")
+	if req.Check != "" {
+		c.Like("PUT", instancePath(req.Namespace, req.Service, req.Id)+"/checks/"+req.Check)
+	} else {
+		c.Like("POST", instancePath(req.Namespace, req.Service, req.Id)+"/heartbeat")
+	}
 	if err := c.Permit(policy.Heartbeat, registry.KindInstance, req.Namespace); err != nil {
 		return err
+	}
+	if req.Check != "" {
+		return c.Report(req.Namespace, req.Service, req.Id, req.Check, req.Status, req.Output)
 	}
 	return c.Heartbeat(req.Namespace, req.Service, req.Id)
 }
@@ -275,11 +281,18 @@ func (s service) Resolve(ctx context.Context, req *musterv1.ResolveRequest) (*mu
 	}
 	res := &musterv1.ResolveResponse{Namespace: req.Namespace, Service: req.Service, StateRevision: c.State.Revision}
 	if found.Decision.Filtered != nil {
+		if _, err := door.Replaced[jsontext.Value](found.Body); err != nil {
+			return nil, err
+		}
 		err := read(found.Body, res)
 		res.StateRevision = c.State.Revision
 		return res, err
 	}
 	res.Revision = found.Entry.Revision()
+	if which.Zone != "" {
+		l := found.Entry.Locality(found.Query)
+		res.Locality = &musterv1.Locality{Zone: l.Zone, Instances: uint32(l.Instances), SpillOver: l.SpillOver}
+	}
 	for _, i := range found.Entry.Select(which) {
 		weight := uint32(i.Weight)
 		res.Instances = append(res.Instances, &musterv1.Instance{

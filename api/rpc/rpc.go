@@ -37,6 +37,10 @@ type Options struct {
 	NodeID     string
 	MaxBody    int // bytes of a message; 4 MiB
 	MaxHeaders int // bytes of a call's metadata; 64 KiB
+	// ArriveTimeout is for the first message of a call to arrive; 1 min.
+	ArriveTimeout time.Duration
+	// Late is how many calls may take more than 2 s of it at one time; 64.
+	Late int
 	// Credentials of the native server; nil: it takes connections as they are.
 	Credentials credentials.TransportCredentials
 	Tracer      *trace.Tracer // nil: calls are not traced
@@ -57,6 +61,7 @@ type Server struct {
 	native *grpc.Server
 	web    *grpc.Server
 	health *health.Server
+	late   chan struct{} // places of calls whose first message takes its time
 }
 
 // New builds the edge with muster's own service, health and reflection on it.
@@ -70,10 +75,16 @@ func New(d *door.Door, opt Options) *Server {
 	if opt.MaxHeaders == 0 {
 		opt.MaxHeaders = 64 << 10
 	}
+	if opt.ArriveTimeout == 0 {
+		opt.ArriveTimeout = time.Minute
+	}
+	if opt.Late <= 0 {
+		opt.Late = 64
+	}
 	if opt.Observe == nil {
 		opt.Observe = func(string, int, time.Duration) {}
 	}
-	s := &Server{door: d, opt: opt, health: health.NewServer()}
+	s := &Server{door: d, opt: opt, health: health.NewServer(), late: make(chan struct{}, opt.Late)}
 	recovered := recovery.WithRecoveryHandler(opt.panicked)
 	options := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(opt.MaxBody),
@@ -85,7 +96,8 @@ func New(d *door.Door, opt Options) *Server {
 		grpc.ChainUnaryInterceptor(s.unary, recovery.UnaryServerInterceptor(recovered)),
 		grpc.ChainStreamInterceptor(s.stream, recovery.StreamServerInterceptor(recovered)),
 	}
-	s.web = grpc.NewServer(options...)
+	s.web = grpc.NewServer(append(options[:len(options):len(options)], grpc.StatsHandler(taken{}))...)
+	options = append(options, grpc.InTapHandle(s.tapped))
 	if opt.Credentials != nil {
 		options = append(options, grpc.Creds(opt.Credentials))
 	}
@@ -107,9 +119,6 @@ func (s *Server) GetServiceInfo() map[string]grpc.ServiceInfo { return s.native.
 
 // Serve serves connections that speak gRPC only.
 func (s *Server) Serve(l net.Listener) error { return s.native.Serve(l) }
-
-// ServeHTTP serves a call that came in over net/http.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.web.ServeHTTP(w, r) }
 
 // IsCall reports whether an HTTP request is a gRPC call.
 func IsCall(r *http.Request) bool {
@@ -152,6 +161,14 @@ type callKey struct{}
 func CallOf(ctx context.Context) *Call {
 	c, _ := ctx.Value(callKey{}).(*Call)
 	return c
+}
+
+// As gives the call of a handler's context to a room that offers a service on
+// this edge, and says what the call would be in REST.
+func As(ctx context.Context, method, path string) *door.Call {
+	c := CallOf(ctx)
+	c.Like(method, path)
+	return &c.Call
 }
 
 // Like says what the call would be in REST, before a policy or the leader gets
@@ -209,12 +226,10 @@ func (c *Call) Form() door.Form {
 	return f
 }
 
-// open are the methods that are answered without identity, like /livez.
-func open(method string) bool { return strings.HasPrefix(method, "/grpc.health.v1.Health/") }
-
 // begin takes a call in. A caller is known before anything else is looked at;
-// what it may do is the handler's question, but for reflection, which has none.
+// what it may do is the handler's question, but for reflection and health, which have none.
 func (s *Server) begin(ctx context.Context, method string) (*Call, context.Context, error) {
+	arrived(ctx)
 	c := &Call{server: s, method: method}
 	c.header, _ = metadata.FromIncomingContext(ctx)
 	id := s.door.RequestID(c.header["x-request-id"])
@@ -237,7 +252,7 @@ func (s *Server) begin(ctx context.Context, method string) (*Call, context.Conte
 	if err := c.Authenticate(); err != nil {
 		return c, c.ctx, err
 	}
-	if strings.HasPrefix(method, "/grpc.reflection.") {
+	if look(method) {
 		return c, c.ctx, c.Permit(policy.Read, "cluster", "")
 	}
 	return c, c.ctx, nil

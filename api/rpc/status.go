@@ -35,7 +35,7 @@ func code(c fault.Code) codes.Code {
 		return codes.NotFound
 	case 409, 412, 508:
 		return codes.FailedPrecondition
-	case 413, 429:
+	case 413, 429, 507:
 		return codes.ResourceExhausted
 	case 503:
 		return codes.Unavailable
@@ -49,11 +49,8 @@ func code(c fault.Code) codes.Code {
 func Status(f *fault.Error, requestID string) *status.Status {
 	s := status.New(code(f.Code), f.Detail)
 	details := []protoadapt.MessageV1{protoadapt.MessageV1Of(Problem(f, requestID))}
-	switch f.Code.Status() {
-	case 429, 503:
-		if f.Outcome == fault.Definite {
-			details = append(details, protoadapt.MessageV1Of(&errdetails.RetryInfo{RetryDelay: durationpb.New(max(time.Second, f.RetryAfter))}))
-		}
+	if s := f.Code.Status(); (s == 429 || s == 503 || f.RetryAfter > 0) && f.Outcome == fault.Definite {
+		details = append(details, protoadapt.MessageV1Of(&errdetails.RetryInfo{RetryDelay: durationpb.New(max(time.Second, f.RetryAfter))}))
 	}
 	with, err := s.WithDetails(details...)
 	if err != nil { // not for messages that can be marshalled

@@ -199,11 +199,22 @@ func (a answer) comparable(t *testing.T) any {
 	if list, ok := m["errors"].([]any); ok { // their order is not fixed
 		slices.SortFunc(list, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 	}
+	if list, ok := m["result"].([]any); ok && len(list) > 0 && named(list[0]) { // nor that of policies
+		slices.SortFunc(list, func(a, b any) int { return strings.Compare(id(a), id(b)) })
+	}
 	if list, ok := m["explanation"].([]any); ok {
 		m["explanation"] = explained(list)
 	}
 	return m
 }
+
+func id(x any) string {
+	m, _ := x.(map[string]any)
+	s, _ := m["id"].(string)
+	return s
+}
+
+func named(x any) bool { return id(x) != "" }
 
 // explained keeps what a reader of an explanation sees: which steps were taken
 // on which nodes. Numbers of queries depend on what ran before.

@@ -64,6 +64,8 @@ type Options struct {
 	Half   int64         // bytes of each of the two halves of a new file, in blocks of 4096; 16 MiB
 	Delay  time.Duration // after which an entry is moved at the latest; 1 s
 	NoSync bool          // never outside of simulations: loses acknowledged entries
+	// Through gives what the file is read and written through. nil: the file itself.
+	Through func(File) File
 	// OnFailure is told once of the error that ended the journal's use.
 	OnFailure func(error)
 }
@@ -73,7 +75,7 @@ type Options struct {
 // goroutine.
 type Log struct {
 	under   Store
-	file    file
+	file    File
 	failure func(error)
 	delay   time.Duration
 	wake    chan struct{} // there is something to move
@@ -204,7 +206,7 @@ func (l *Log) move() error {
 		return err
 	}
 	if err := l.under.StoreLogs(batch); err != nil {
-		return l.fail(err)
+		return l.unlessFull(err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -231,7 +233,9 @@ func (l *Log) moves() {
 		case <-l.stop:
 		}
 		late.Stop()
-		if l.move() != nil {
+		if err := l.move(); noRoom(err) {
+			ring(l.wake) // it waits for room, and for Delay
+		} else if err != nil {
 			return // the next append says why
 		}
 	}
@@ -263,7 +267,7 @@ func (l *Log) deleteBelow(from, to uint64) (done bool, err error) {
 		return broken != nil, broken
 	}
 	if err := l.under.DeleteRange(from, to); err != nil {
-		return true, l.fail(err)
+		return true, l.unlessFull(err)
 	}
 	return true, nil
 }
@@ -279,8 +283,9 @@ func (l *Log) directly(change func() error) error {
 	}
 	l.moving.Lock()
 	defer l.moving.Unlock()
-	if err := change(); err != nil {
-		return l.fail(err)
+	changed := change()
+	if changed != nil && !noRoom(changed) {
+		return l.fail(changed)
 	}
 	end, err := l.under.LastIndex()
 	if err != nil {
@@ -289,7 +294,7 @@ func (l *Log) directly(change func() error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last, l.end = end, end
-	return nil
+	return changed
 }
 
 // reset begins a generation. Both headers get it, so that damage to one does

@@ -267,7 +267,7 @@ func TestOtherDirectories(t *testing.T) {
 
 // failing is a file that loses its disk.
 type failing struct {
-	file
+	File
 	write, sync error
 	syncs       int
 }
@@ -276,7 +276,7 @@ func (f *failing) WriteAt(b []byte, at int64) (int, error) {
 	if f.write != nil {
 		return 0, f.write
 	}
-	return f.file.WriteAt(b, at)
+	return f.File.WriteAt(b, at)
 }
 
 func (f *failing) Sync() error {
@@ -292,7 +292,7 @@ func TestAFailedDiskEndsAllChanges(t *testing.T) {
 		"sync":  func(f *failing, _ *memory) { f.sync = lost },
 	} {
 		t.Run(name, func(t *testing.T) {
-			f, under := &failing{file: &image{b: fresh(testHalf)}}, &memory{}
+			f, under := &failing{File: &image{b: fresh(testHalf)}}, &memory{}
 			l, err := load(f, under)
 			must(t, err)
 			told := make(chan error, 8)

@@ -8,13 +8,15 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/muster-registry/muster/fault"
 )
 
 const maxHalf = 1 << 30
 
-// file is what the journal needs of its file.
-type file interface {
+// File is what the journal needs of its file.
+type File interface {
 	io.ReaderAt
 	io.WriterAt
 	Sync() error
@@ -58,7 +60,11 @@ func Open(dir string, under Store, o Options) (*Log, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "cannot open the journal of the Raft log %s", path)
 	}
-	l, err := load(disk{f, o.NoSync}, under)
+	var through File = disk{f, o.NoSync}
+	if o.Through != nil {
+		through = o.Through(through)
+	}
+	l, err := load(through, under)
 	if err != nil {
 		_ = f.Close()
 		return nil, fault.Wrap(fault.Internal, err,
@@ -116,7 +122,7 @@ func (zeros) Read(b []byte) (int, error) {
 
 // load takes over what the file holds; see the package comment. No background
 // task is started.
-func load(f file, under Store) (*Log, error) {
+func load(f File, under Store) (*Log, error) {
 	l := &Log{under: under, file: f, wake: make(chan struct{}, 1), full: make(chan struct{}, 1), stop: make(chan struct{}), buf: make([]byte, 1<<20)}
 	// What a killed process wrote and did not sync can be read but may still be
 	// lost: a header above all, beside which the other one is written over.
@@ -127,29 +133,14 @@ func load(f file, under Store) (*Log, error) {
 	if l.mark, l.slot, err = readMarks(f); err != nil {
 		return nil, err
 	}
-	halves := make([]byte, 2*l.mark.half)
-	if n, err := f.ReadAt(halves, 2*block); n < len(halves) {
-		return nil, fmt.Errorf("it is shorter than its header says: %w", err)
-	}
-	logs, err := l.mark.replay(halves)
-	if err != nil {
-		return nil, err
-	}
 	if l.end, err = under.LastIndex(); err != nil {
 		return nil, err
 	}
-	for i := 1; i < len(logs); i++ {
-		if logs[i].Index != logs[i-1].Index+1 {
-			return nil, fmt.Errorf("entry %d is followed by entry %d", logs[i-1].Index, logs[i].Index)
-		}
-	}
-	for len(logs) > 0 && logs[0].Index <= l.end {
-		logs = logs[1:]
+	logs, err := l.mark.held(f, l.end)
+	if err != nil {
+		return nil, err
 	}
 	if len(logs) > 0 {
-		if !follow(l.end, logs) {
-			return nil, fmt.Errorf("the log ends with entry %d and the journal goes on with entry %d", l.end, logs[0].Index)
-		}
 		if err := under.StoreLogs(logs); err != nil {
 			return nil, err
 		}
@@ -163,4 +154,28 @@ func load(f file, under Store) (*Log, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// held gives what the file holds beyond end, the last index of its store.
+func (m mark) held(f io.ReaderAt, end uint64) ([]*raft.Log, error) {
+	halves := make([]byte, 2*m.half)
+	if n, err := f.ReadAt(halves, 2*block); n < len(halves) {
+		return nil, fmt.Errorf("it is shorter than its header says: %w", err)
+	}
+	logs, err := m.replay(halves)
+	if err != nil {
+		return nil, err
+	}
+	for i := 1; i < len(logs); i++ {
+		if logs[i].Index != logs[i-1].Index+1 {
+			return nil, fmt.Errorf("entry %d is followed by entry %d", logs[i-1].Index, logs[i].Index)
+		}
+	}
+	for len(logs) > 0 && logs[0].Index <= end {
+		logs = logs[1:]
+	}
+	if len(logs) > 0 && !follow(end, logs) {
+		return nil, fmt.Errorf("the log ends with entry %d and the journal goes on with entry %d", end, logs[0].Index)
+	}
+	return logs, nil
 }

@@ -494,7 +494,11 @@ type State struct {
 	// Since this node last heard from the leader; 0 on the leader, -1 never.
 	LastContactMs int64 `protobuf:"varint,12,opt,name=last_contact_ms,json=lastContactMs,proto3" json:"last_contact_ms,omitempty"`
 	// JSON object, opaque here.
-	Extra         []byte `protobuf:"bytes,13,opt,name=extra,proto3" json:"extra,omitempty"`
+	Extra []byte `protobuf:"bytes,13,opt,name=extra,proto3" json:"extra,omitempty"`
+	// The newest replicated format it knows; 0: from before this was said.
+	Format uint32 `protobuf:"varint,14,opt,name=format,proto3" json:"format,omitempty"`
+	// Identity of its data directory.
+	Disk          string `protobuf:"bytes,15,opt,name=disk,proto3" json:"disk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -620,6 +624,20 @@ func (x *State) GetExtra() []byte {
 	return nil
 }
 
+func (x *State) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *State) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
 // Join asks the leader to take the caller in, or to note its new address.
 type Join struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -628,6 +646,8 @@ type Join struct {
 	ClusterId     string                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	HasState      bool                   `protobuf:"varint,4,opt,name=has_state,json=hasState,proto3" json:"has_state,omitempty"`
 	Address       string                 `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
+	Format        uint32                 `protobuf:"varint,6,opt,name=format,proto3" json:"format,omitempty"`
+	Disk          string                 `protobuf:"bytes,7,opt,name=disk,proto3" json:"disk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -697,6 +717,20 @@ func (x *Join) GetAddress() string {
 	return ""
 }
 
+func (x *Join) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *Join) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
 // Index is an answer that is one Raft index or term.
 type Index struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -742,6 +776,54 @@ func (x *Index) GetValue() uint64 {
 	return 0
 }
 
+// Grace says how long each node may go on answering by a state that lacks what
+// is committed now.
+type Grace struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By node id, in nanoseconds from now; below 0: without end. Who is not in
+	// it leads.
+	Left          map[string]int64 `protobuf:"bytes,1,rep,name=left,proto3" json:"left,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Grace) Reset() {
+	*x = Grace{}
+	mi := &file_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Grace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Grace) ProtoMessage() {}
+
+func (x *Grace) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Grace.ProtoReflect.Descriptor instead.
+func (*Grace) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Grace) GetLeft() map[string]int64 {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
 // Target names a member.
 type Target struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -752,7 +834,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +846,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +859,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{9}
+	return file_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Target) GetId() string {
@@ -794,13 +876,14 @@ type Card struct {
 	Instance      string                 `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
 	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
 	Meta          map[string]string      `protobuf:"bytes,4,rep,name=meta,proto3" json:"meta,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Apart         bool                   `protobuf:"varint,5,opt,name=apart,proto3" json:"apart,omitempty"` // without contact with the quorum
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Card) Reset() {
 	*x = Card{}
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -812,7 +895,7 @@ func (x *Card) String() string {
 func (*Card) ProtoMessage() {}
 
 func (x *Card) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -825,7 +908,7 @@ func (x *Card) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Card.ProtoReflect.Descriptor instead.
 func (*Card) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{10}
+	return file_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Card) GetId() string {
@@ -854,6 +937,13 @@ func (x *Card) GetMeta() map[string]string {
 		return x.Meta
 	}
 	return nil
+}
+
+func (x *Card) GetApart() bool {
+	if x != nil {
+		return x.Apart
+	}
+	return false
 }
 
 var File_peer_proto protoreflect.FileDescriptor
@@ -899,7 +989,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x04file\x18\x01 \x01(\tR\x04file\x12\x10\n" +
 	"\x03row\x18\x02 \x01(\x03R\x03row\x12\x10\n" +
 	"\x03col\x18\x03 \x01(\x03R\x03col\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\xe6\x02\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\x92\x03\n" +
 	"\x05State\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x1d\n" +
@@ -915,23 +1005,33 @@ const file_peer_proto_rawDesc = "" +
 	" \x01(\tR\x06leader\x12\x14\n" +
 	"\x05ready\x18\v \x01(\bR\x05ready\x12&\n" +
 	"\x0flast_contact_ms\x18\f \x01(\x03R\rlastContactMs\x12\x14\n" +
-	"\x05extra\x18\r \x01(\fR\x05extra\"\x88\x01\n" +
+	"\x05extra\x18\r \x01(\fR\x05extra\x12\x16\n" +
+	"\x06format\x18\x0e \x01(\rR\x06format\x12\x12\n" +
+	"\x04disk\x18\x0f \x01(\tR\x04disk\"\xb4\x01\n" +
 	"\x04Join\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12\x1b\n" +
 	"\thas_state\x18\x04 \x01(\bR\bhasState\x12\x18\n" +
-	"\aaddress\x18\x05 \x01(\tR\aaddress\"\x1d\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\x12\x16\n" +
+	"\x06format\x18\x06 \x01(\rR\x06format\x12\x12\n" +
+	"\x04disk\x18\a \x01(\tR\x04disk\"\x1d\n" +
 	"\x05Index\x12\x14\n" +
-	"\x05value\x18\x01 \x01(\x04R\x05value\"\x18\n" +
+	"\x05value\x18\x01 \x01(\x04R\x05value\"x\n" +
+	"\x05Grace\x126\n" +
+	"\x04left\x18\x01 \x03(\v2\".muster.cluster.v1.Grace.LeftEntryR\x04left\x1a7\n" +
+	"\tLeftEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x18\n" +
 	"\x06Target\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xbc\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xd2\x01\n" +
 	"\x04Card\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x125\n" +
-	"\x04meta\x18\x04 \x03(\v2!.muster.cluster.v1.Card.MetaEntryR\x04meta\x1a7\n" +
+	"\x04meta\x18\x04 \x03(\v2!.muster.cluster.v1.Card.MetaEntryR\x04meta\x12\x14\n" +
+	"\x05apart\x18\x05 \x01(\bR\x05apart\x1a7\n" +
 	"\tMetaEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012J\n" +
@@ -950,7 +1050,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 	return file_peer_proto_rawDescData
 }
 
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_peer_proto_goTypes = []any{
 	(*Frame)(nil),  // 0: muster.cluster.v1.Frame
 	(*Call)(nil),   // 1: muster.cluster.v1.Call
@@ -961,9 +1061,11 @@ var file_peer_proto_goTypes = []any{
 	(*State)(nil),  // 6: muster.cluster.v1.State
 	(*Join)(nil),   // 7: muster.cluster.v1.Join
 	(*Index)(nil),  // 8: muster.cluster.v1.Index
-	(*Target)(nil), // 9: muster.cluster.v1.Target
-	(*Card)(nil),   // 10: muster.cluster.v1.Card
-	nil,            // 11: muster.cluster.v1.Card.MetaEntry
+	(*Grace)(nil),  // 9: muster.cluster.v1.Grace
+	(*Target)(nil), // 10: muster.cluster.v1.Target
+	(*Card)(nil),   // 11: muster.cluster.v1.Card
+	nil,            // 12: muster.cluster.v1.Grace.LeftEntry
+	nil,            // 13: muster.cluster.v1.Card.MetaEntry
 }
 var file_peer_proto_depIdxs = []int32{
 	1,  // 0: muster.cluster.v1.Frame.calls:type_name -> muster.cluster.v1.Call
@@ -971,14 +1073,15 @@ var file_peer_proto_depIdxs = []int32{
 	3,  // 2: muster.cluster.v1.Reply.fault:type_name -> muster.cluster.v1.Fault
 	4,  // 3: muster.cluster.v1.Fault.fields:type_name -> muster.cluster.v1.Field
 	5,  // 4: muster.cluster.v1.Fault.places:type_name -> muster.cluster.v1.Place
-	11, // 5: muster.cluster.v1.Card.meta:type_name -> muster.cluster.v1.Card.MetaEntry
-	0,  // 6: muster.cluster.v1.Peer.Exchange:input_type -> muster.cluster.v1.Frame
-	0,  // 7: muster.cluster.v1.Peer.Exchange:output_type -> muster.cluster.v1.Frame
-	7,  // [7:8] is the sub-list for method output_type
-	6,  // [6:7] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	12, // 5: muster.cluster.v1.Grace.left:type_name -> muster.cluster.v1.Grace.LeftEntry
+	13, // 6: muster.cluster.v1.Card.meta:type_name -> muster.cluster.v1.Card.MetaEntry
+	0,  // 7: muster.cluster.v1.Peer.Exchange:input_type -> muster.cluster.v1.Frame
+	0,  // 8: muster.cluster.v1.Peer.Exchange:output_type -> muster.cluster.v1.Frame
+	8,  // [8:9] is the sub-list for method output_type
+	7,  // [7:8] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -992,7 +1095,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -18,7 +18,8 @@ import (
 
 func (a *app) apply() *cobra.Command {
 	var files []string
-	var createService bool
+	var createService, check bool
+	var dryRun string
 	c := &cobra.Command{
 		Use: "apply -f FILE|DIR|-", Short: "Create or change what manifests describe", Args: cobra.NoArgs,
 		Long: `Create or change the records that manifests describe, in YAML or JSON, many per
@@ -26,16 +27,31 @@ file. A manifest is {"kind","namespace","name","spec"}; kinds are Service,
 Version, Instance, Schema, Quota, Webhook, Role and Policy. A policy becomes the active one. Policies
 are applied first, then schemas, quotas, webhooks, roles, services, versions and instances. A service or version that
 is as its manifest says is left alone; an instance is always renewed. After a
-refusal the rest is still tried; the exit code is that of the first refusal.`,
+refusal the rest is still tried; the exit code is that of the first refusal.
+
+With --dry-run=server, the cluster decides on each change and tells what it would
+store, and stores nothing. Each manifest is judged by what is there now, not by
+what those before it would have changed. A policy is tried by muster policy check
+and muster policy push --shadow.
+
+With --check, manifests of schemas are tried out: nothing is stored, and the
+records that would not meet them are listed; exit code 1 when there are any.`,
 		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			ms, err := a.manifests(files, a.settings.Namespace)
 			if err != nil {
 				return err
 			}
+			if dryRun != "none" && dryRun != "server" {
+				return usage("--dry-run is none or server, not %q", dryRun)
+			}
+			how := client.Write{CreateService: createService, DryRun: dryRun == "server"}
+			if check {
+				return a.checkSchemas(cmd.Context(), c, ms)
+			}
 			var first error
 			items := []jsontext.Value{}
 			for _, m := range ms {
-				rec, verb, err := change(cmd.Context(), c, m, createService)
+				rec, verb, err := change(cmd.Context(), c, m, how)
 				if err != nil {
 					a.say("%s refused (%s)", m.label(), m.origin)
 					a.explain(err)
@@ -67,6 +83,11 @@ refusal the rest is still tried; the exit code is that of the first refusal.`,
 	}
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "file or folder of manifests, or - for standard input; may be repeated")
 	c.Flags().BoolVar(&createService, "create-service", false, "make the service of an instance when it is unknown")
+	c.Flags().BoolVar(&check, "check", false, "of schemas: store nothing, and list the records that would not meet them")
+	c.Flags().StringVar(&dryRun, "dry-run", "none", "server: the cluster decides and tells what it would store, and changes nothing")
+	c.Flags().Lookup("dry-run").NoOptDefVal = "server"
+	c.MarkFlagsMutuallyExclusive("check", "create-service")
+	c.MarkFlagsMutuallyExclusive("check", "dry-run")
 	a.outputFlag(c)
 	return c
 }
@@ -82,7 +103,10 @@ func subject(m *manifest, rec *client.Record) string {
 }
 
 // change brings the cluster to what one manifest says.
-func change(ctx context.Context, c *client.Client, m *manifest, createService bool) (rec *client.Record, verb string, err error) {
+func change(ctx context.Context, c *client.Client, m *manifest, how client.Write) (rec *client.Record, verb string, err error) {
+	if m.Kind == kindPolicy && how.DryRun {
+		return nil, "", fault.New(fault.BadRequest, "a policy is not tried out here; see muster policy check, and muster policy push --shadow")
+	}
 	if m.Kind == kindPolicy {
 		rec, err = c.Push(ctx, m.Spec, true)
 		return rec, "active", err
@@ -93,14 +117,19 @@ func change(ctx context.Context, c *client.Client, m *manifest, createService bo
 			return rec, "unchanged", nil
 		}
 	}
-	rec, err = c.Put(ctx, r, m.Spec, client.Write{CreateService: createService && r.Kind == client.Instance})
+	how.CreateService = how.CreateService && r.Kind == client.Instance
+	rec, err = c.Put(ctx, r, m.Spec, how)
 	if err != nil {
 		return nil, "", err
 	}
+	verb = "configured"
 	if rec.Created {
-		return rec, "created", nil
+		verb = "created"
 	}
-	return rec, "configured", nil
+	if how.DryRun {
+		verb += " (server dry run)"
+	}
+	return rec, verb, nil
 }
 
 // unchanged tells whether the record is as the manifest says. Whatever stands

@@ -7,27 +7,37 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/muster-registry/muster/audit"
+	"github.com/muster-registry/muster/client"
 )
 
 func (a *app) audit() *cobra.Command {
-	return group("audit", "Check and read a node's audit trail", a.auditVerify(), a.auditTail())
+	return group("audit", "Check and read a node's audit trail", a.auditVerify(), a.auditTail(), a.auditHeads(), a.auditAccept())
 }
 
 func (a *app) auditVerify() *cobra.Command {
 	var check audit.Check
+	var cluster bool
 	c := &cobra.Command{
 		Use: "verify FILE...", Short: "Check that no line of an audit trail was altered, taken out or moved", Args: cobra.MinimumNArgs(1),
 		Long: `Check the files of one audit trail, in any order, also compressed ones (.gz). The
 first line that was altered, is missing or stands in another place is named, and
-the exit code is 1. Lines cut off at the end are not seen by the chain itself:
-the node notices them at its next start.`,
-		Example: "  muster audit verify /var/log/api-audit.log*",
-		RunE: a.do(func(_ *cobra.Command, args []string) error {
+the exit code is 1. Lines cut off at the end, and a trail written anew from some
+line on, are not seen by the chain itself: --cluster asks the cluster for the
+line that it knows of the node, and looks whether the files hold it.`,
+		Example: "  muster audit verify /var/log/api-audit.log*\n  muster audit verify --cluster /var/log/api-audit.log*",
+		RunE: a.do(func(cmd *cobra.Command, args []string) error {
+			if cluster {
+				var err error
+				if check.Heads, err = a.heads(cmd.Context()); err != nil {
+					return err
+				}
+			}
 			r, err := check.Verify(args...)
 			if err != nil {
 				for _, f := range r.Faults {
@@ -50,9 +60,66 @@ the node notices them at its next start.`,
 			})
 		}),
 	}
+	c.Flags().BoolVar(&cluster, "cluster", false, "compare with the line that the cluster knows of the node")
 	c.Flags().BoolVar(&check.All, "all", false, "go on behind the first fault, and print each")
 	a.outputFlag(c)
 	return c
+}
+
+// heads asks the cluster what it knows of the trails.
+func (a *app) heads(ctx context.Context) (map[string]audit.Head, error) {
+	c, err := a.dial()
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.AuditHeads(ctx)
+	if err != nil {
+		return nil, err
+	}
+	heads := map[string]audit.Head{}
+	for _, h := range list {
+		heads[h.Node] = audit.Head{Seq: h.Seq, Hash: h.Hash}
+	}
+	return heads, nil
+}
+
+func (a *app) auditHeads() *cobra.Command {
+	c := &cobra.Command{
+		Use: "heads", Short: "List which line of each node's audit trail the cluster knows", Args: cobra.NoArgs,
+		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, _ []string) error {
+			list, err := c.AuditHeads(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.show(map[string]any{"items": list}, func() table {
+				t := table{head: []string{"NODE", "LINE", "AT", "HASH"}}
+				for _, h := range list {
+					t.rows = append(t.rows, []string{h.Node, strconv.FormatUint(h.Seq, 10), h.At.Local().Format(time.DateTime), h.Hash})
+					t.names = append(t.names, h.Node)
+				}
+				return t
+			})
+		}),
+	}
+	a.outputFlag(c)
+	return c
+}
+
+func (a *app) auditAccept() *cobra.Command {
+	return &cobra.Command{
+		Use: "accept NODE", Short: "Accept the audit trail of a node as it is from here on", Args: cobra.ExactArgs(1),
+		Long: `Forget the line that the cluster knows of a node's audit trail. A node whose trail
+was replaced or cut raises an alarm until this is done: after its folder was
+emptied on purpose, or after somebody has looked into it. The call stands in the
+audit trail of every node.`,
+		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, args []string) error {
+			if err := c.ForgetAuditHead(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			a.say("the audit trail of %s is accepted as it is", args[0])
+			return nil
+		}),
+	}
 }
 
 func (a *app) auditTail() *cobra.Command {

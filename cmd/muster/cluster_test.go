@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"github.com/go-json-experiment/json"
 
 	"github.com/muster-registry/muster/client"
@@ -66,6 +67,9 @@ func (d *devCluster) stop(t *testing.T) {
 		return
 	}
 	_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	// One that hangs shows where.
+	hangs := time.AfterFunc(2*time.Minute, func() { _ = d.cmd.Process.Signal(syscall.SIGQUIT) })
+	defer hangs.Stop()
 	if err := d.cmd.Wait(); err != nil {
 		t.Errorf("muster dev ended with %v: %s", err, d.out)
 	}
@@ -225,6 +229,11 @@ func records(t *testing.T, s shell, file string) {
 		t.Errorf("names: %q", out)
 	}
 	contains(t, s.ok(t, "describe", "service", "cart", "-n", "shop"), "owner: other", "1 version", "1 instance")
+	contains(t, s.ok(t, "describe", "instance", "cart/i1", "-n", "shop"), "address: ", "0 checks")
+	in.in = `{"kind":"Instance","namespace":"shop","name":"cart/i2","spec":{"address":"10.0.0.2","port":80,"checks":[{"type":"ttl","id":"jobs","initial_status":"warning"}]}}`
+	in.ok(t, "apply", "-f", "-")
+	contains(t, s.ok(t, "describe", "instance", "cart/i2", "-n", "shop"), "1 check", "CHECK", "jobs", "ttl", "warning")
+	contains(t, s.ok(t, "delete", "instance", "cart/i2", "-n", "shop"), "deleted")
 	contains(t, s.ok(t, "discover", "cart", "-n", "shop", "-o", "json"), `"address": "10.0.0.1"`)
 
 	for args, want := range map[string]int{
@@ -262,6 +271,13 @@ func tokens(t *testing.T, s shell) {
 	viewer.in = `{"kind":"Service","namespace":"shop","name":"cart","spec":{}}`
 	if _, err, code := viewer.do(t, "apply", "-f", "-"); code != exitDenied || !strings.Contains(err, "forbidden") {
 		t.Errorf("a viewer's change: exit code %d: %s", code, err)
+	}
+	var other client.Token
+	if err := json.Unmarshal([]byte(s.ok(t, "token", "create", "--role", "viewer", "-o", "json")), &other); err != nil {
+		t.Fatal(err)
+	}
+	if said, more, code := s.do(t, "token", "revoke", other.Text); code != 0 || !strings.Contains(more, other.ID) || strings.Contains(said+more, other.Text) {
+		t.Errorf("revoked by its text: exit code %d, %s", code, more)
 	}
 	s.ok(t, "token", "revoke", k.ID)
 	eventually(t, time.Minute, func() error {
@@ -338,19 +354,57 @@ func snapshots(t *testing.T, s shell) {
 	file := filepath.Join(t.TempDir(), "backup")
 	contains(t, s.ok(t, "snapshot", "save", file), file, "services", "policy revision")
 	contains(t, s.ok(t, "snapshot", "inspect", file, "-o", "json"), `"cluster_id"`)
-	contains(t, s.ok(t, "snapshot", "verify", file), "is whole")
+	contains(t, s.ok(t, "snapshot", "verify", file), "is whole", "state ")
+	if out := s.ok(t, "snapshot", "diff", file); out != "" {
+		t.Errorf("a cluster that nobody has changed differs from its snapshot: %s", out)
+	}
 	if entries, err := os.ReadDir(filepath.Dir(file)); err != nil || len(entries) != 1 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
+	key, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity, sealed := write(t, "key", key.String()), filepath.Join(t.TempDir(), "sealed")
+	s.ok(t, "snapshot", "save", sealed, "--recipient", key.Recipient().String())
+	if out := s.ok(t, "snapshot", "diff", file, sealed, "--identity", identity); out != "" {
+		t.Errorf("an encrypted snapshot differs: %s", out)
+	}
+	contains(t, s.ok(t, "snapshot", "verify", sealed, "--identity", identity), "is whole")
+	for _, verb := range []string{"verify", "inspect", "restore"} {
+		if _, err, code := s.do(t, "snapshot", verb, sealed); code != exitError || !strings.Contains(err, "--identity") {
+			t.Errorf("%s without its key: exit code %d: %s", verb, code, err)
+		}
+	}
+	if _, _, code := s.do(t, "snapshot", "save", sealed, "--recipient", "age1"); code != exitUsage {
+		t.Errorf("no key: exit code %d", code)
+	}
 	s.ok(t, "delete", "service", "cart", "-n", "shop")
-	contains(t, s.ok(t, "snapshot", "restore", file, "--dry-run", "--force"), "dry_run")
+	out, told, code := s.do(t, "snapshot", "diff", file)
+	if code != 1 {
+		t.Errorf("diff with the cluster after a change: exit code %d", code)
+	}
+	contains(t, out, "- service", "shop/cart", "- version", "shop/cart/1.0.0", "- instance", "shop/cart/i1")
+	contains(t, told, "service: 0 added, 1 removed, 0 changed")
+	contains(t, s.ok(t, "snapshot", "restore", file, "--dry-run", "--force"), "dry_run", `"service":{"added":1,"removed":0,"changed":0}`)
 	if _, _, code := s.do(t, "get", "service", "cart", "-n", "shop", "--consistency", "linearizable"); code != exitNotFound {
 		t.Errorf("after a dry run: exit code %d", code)
 	}
 	if _, err, code := s.do(t, "snapshot", "restore", file); code != exitConflict || !strings.Contains(err, "force") {
 		t.Errorf("over data, without --force: exit code %d: %s", code, err)
 	}
-	s.ok(t, "snapshot", "restore", file, "--force")
+	var done struct {
+		Saved string `json:"saved"`
+	}
+	if err := json.Unmarshal([]byte(s.ok(t, "snapshot", "restore", sealed, "--identity", identity, "--force", "-o", "json")), &done); err != nil || done.Saved == "" {
+		t.Fatalf("where the state before the restore is: %+v, %v", done, err)
+	}
+	if out, _, code := s.do(t, "snapshot", "diff", done.Saved, file); code != 1 || !strings.Contains(out, "+ service") {
+		t.Errorf("the state before the restore against the snapshot: exit code %d: %s", code, out)
+	}
+	if out := s.ok(t, "snapshot", "diff", file); out != "" {
+		t.Errorf("restored and not the same: %s", out)
+	}
 	contains(t, s.ok(t, "discover", "cart", "-n", "shop", "--consistency", "linearizable"), "10.0.0.1")
 
 	b, err := os.ReadFile(file)
@@ -405,7 +459,7 @@ func death(t *testing.T, d *devCluster, s shell) {
 		<-ended
 	})
 	eventually(t, time.Minute, func() error {
-		if _, err, code := at.do(t, "health", "--timeout", "500ms"); code != exitDone {
+		if _, err, code := at.do(t, "health", "--timeout", "5s"); code != exitDone {
 			return errors.New(err)
 		}
 		return nil

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +26,7 @@ func (a *app) discover() *cobra.Command {
 				return usage("--status is passing or any")
 			}
 			f.AnyStatus = status == "any"
+			f.Zone = cmp.Or(f.Zone, a.env("MUSTER_ZONE"))
 			c, err := a.dial()
 			if err != nil {
 				return err
@@ -34,6 +37,13 @@ func (a *app) discover() *cobra.Command {
 			}
 			if a.output == "json" || a.output == "yaml" {
 				return a.raw(d.JSON)
+			}
+			if l := d.Locality; l != nil {
+				enough := "which are enough"
+				if l.SpillOver {
+					enough = "too few: use the others as well"
+				}
+				fmt.Fprintf(a.err, "%s in zone %s, %s\n", count(l.Instances, "instance"), clean([]string{l.Zone})[0], enough)
 			}
 			return a.show(nil, func() table {
 				t := table{head: []string{"ID", "ADDRESS", "PORT", "VERSION", "ZONE", "STATUS", "WEIGHT", "TAGS", "METADATA"}, wideFrom: 6}
@@ -50,7 +60,7 @@ func (a *app) discover() *cobra.Command {
 	c.Flags().StringVar(&status, "status", "passing", "passing, or any")
 	c.Flags().StringVar(&f.Version, "version", "", "only instances of this version")
 	c.Flags().StringArrayVar(&f.Tags, "tag", nil, "only instances with this tag; repeat for more, all must be there")
-	c.Flags().StringVar(&f.Zone, "zone", "", "instances of this zone first")
+	c.Flags().StringVar(&f.Zone, "zone", "", "instances of this zone first, and whether they are enough (MUSTER_ZONE)")
 	a.outputFlag(c)
 	return c
 }

@@ -51,7 +51,7 @@ func exitCode(err error) int {
 		return exitNotFound
 	case http.StatusConflict, http.StatusPreconditionFailed:
 		return exitConflict
-	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusInsufficientStorage:
 		return exitUnavailable
 	}
 	return exitError

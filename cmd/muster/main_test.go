@@ -13,7 +13,7 @@ import (
 // TestMain lets the test binary be muster: the development cluster starts its
 // nodes as processes of the program it belongs to.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == "server" || os.Args[1] == "dev") {
+	if len(os.Args) > 1 && (os.Args[1] == "server" || os.Args[1] == "dev" || os.Args[1] == "watch") {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		code := run(ctx, &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Getenv}, os.Args[1:])
 		stop()
@@ -49,7 +49,7 @@ func (s shell) ok(t *testing.T, args ...string) string {
 
 func TestCommandLinesThatMakeNoSense(t *testing.T) {
 	for _, args := range []string{
-		"nonsense", "get", "get services --nonsense", "get planets", "get instances", "get versions", "discover", "discover a b",
+		"nonsense", "get", "get services --nonsense", "get planets", "get instances a b", "watch a b", "watch a -A", "watch -o xml", "discover", "discover a b",
 		"describe service", "delete", "delete service", "apply", "apply x", "diff", "policy", "policy nonsense", "policy activate",
 		"policy activate one", "policy check", "policy diff", "policy diff 1 --limit 3", "policy diff --replay 1 2", "policy shadow", "policy shadow x", "policy key", "policy key add", "policy key add ci", "policy key add ci --file main.go", "policy key revoke ci",
 		"policy push a.json b.json --signature c", "policy push a.tar.gz b.rego", "policy push a.tar.gz --note x", "policy push testdata/policy --signature c", "policy eval", "snapshot", "snapshot save", "cluster", "cluster remove", "server", "tls issue",

@@ -143,6 +143,21 @@ func TestPolicyContentIsGatheredAsOPADoes(t *testing.T) {
 	if d := cmp.Diff(want, string(got)); d != "" {
 		t.Error(d)
 	}
+	manifest := filepath.Join(dir, ".manifest")
+	if err := os.WriteFile(manifest, []byte(`{"revision":"7","metadata":{"muster":{"entry_points":{"write":"my/authz"}}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, names := range [][]string{{dir}, {filepath.Join(dir, "a.rego"), manifest}} {
+		if got, _, err := content(names, ""); err != nil || !strings.Contains(string(got), `"entry_points":{"write":"my/authz"}`) {
+			t.Errorf("%v: %v %s", names, err, got)
+		}
+	}
+	if err := os.WriteFile(manifest, []byte(`{"metadata":{"muster":{"entrypoints":{}}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := content([]string{dir}, ""); err == nil || !strings.Contains(err.Error(), "entry_points") {
+		t.Errorf("a manifest that says something else: %v", err)
+	}
 	if _, _, err := content([]string{filepath.Join(dir, "teams")}, ""); err == nil {
 		t.Error("a folder without policies was taken")
 	}

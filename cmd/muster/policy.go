@@ -17,6 +17,7 @@ import (
 
 	"github.com/muster-registry/muster/client"
 	"github.com/muster-registry/muster/policy"
+	"github.com/muster-registry/muster/policy/rego"
 )
 
 func (a *app) policy() *cobra.Command {
@@ -222,12 +223,14 @@ func (a *app) policyRollback() *cobra.Command {
 }
 
 // content gathers policy files as the body of a push. Folders are read whole;
-// data.json and data.yaml in them land where their folder lies, as OPA has it.
+// data.json and data.yaml in them land where their folder lies, and .manifest
+// may name the entry points, as a bundle has it.
 // Files gives for each module the file it was read from.
 func content(names []string, note string) (body []byte, files map[string]string, err error) {
 	modules := map[string]string{}
 	files = map[string]string{}
 	data := map[string]any{}
+	var entries policy.EntryPoints
 	read := func(file, name string) error {
 		b, err := os.ReadFile(file)
 		if err != nil {
@@ -241,6 +244,9 @@ func content(names []string, note string) (body []byte, files map[string]string,
 			modules[name], files[name] = string(b), file
 		case base == "data.json" || base == "data.yaml" || base == "data.yml":
 			return place(data, path.Dir(name), b)
+		case name == ".manifest":
+			entries, err = rego.ManifestEntryPoints(b)
+			return err
 		}
 		return nil
 	}
@@ -251,7 +257,7 @@ func content(names []string, note string) (body []byte, files map[string]string,
 		}
 		if !info.IsDir() {
 			name := filepath.Base(root)
-			if path.Ext(name) != ".rego" {
+			if path.Ext(name) != ".rego" && name != ".manifest" {
 				name = "data" + path.Ext(name) // named as data, whatever the file is called
 			}
 			if err := read(root, name); err != nil {
@@ -279,6 +285,9 @@ func content(names []string, note string) (body []byte, files map[string]string,
 	push := map[string]any{"modules": modules, "note": note}
 	if len(data) > 0 {
 		push["data"] = data
+	}
+	if entries != (policy.EntryPoints{}) {
+		push["entry_points"] = entries
 	}
 	body, err = json.Marshal(push, json.Deterministic(true))
 	return body, files, err

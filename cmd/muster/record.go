@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/muster-registry/muster/client"
+	"github.com/muster-registry/muster/fault"
 )
 
 // row is what tables show of a record of any kind.
@@ -68,7 +70,7 @@ func recordTable(kind client.Kind, items []jsontext.Value) (table, error) {
 			t.rows = append(t.rows, []string{r.Service, r.Version, r.Format, r.Lifecycle, strconv.Itoa(len(r.Routes)), strconv.Itoa(len(r.Findings)), rev, at, r.Digest})
 			t.names = append(t.names, "version/"+r.Service+"/"+r.Version)
 		case client.Instance:
-			t.rows = append(t.rows, []string{r.Service, r.ID, r.Address, strconv.Itoa(r.Port), r.Version, r.Zone, r.Status, rev, at, strconv.Itoa(r.Weight), r.TTL, strings.Join(r.Tags, ",")})
+			t.rows = append(t.rows, []string{r.Service, r.ID, r.Address, strconv.Itoa(r.Port), r.Version, r.Zone, r.Status, rev, at, strconv.Itoa(r.Weight), r.TTL, strings.Join(r.Tags, ","), r.Namespace})
 			t.names = append(t.names, "instance/"+r.Service+"/"+r.ID)
 		case client.Schema:
 			t.rows = append(t.rows, []string{r.Namespace, r.Name, has(r.Metadata), has(r.Payload), rev, at})
@@ -87,7 +89,7 @@ func recordTable(kind client.Kind, items []jsontext.Value) (table, error) {
 	case client.Version:
 		t.head, t.wideFrom = []string{"SERVICE", "VERSION", "FORMAT", "LIFECYCLE", "ROUTES", "FINDINGS", "REVISION", "UPDATED", "DIGEST"}, 8
 	case client.Instance:
-		t.head, t.wideFrom = []string{"SERVICE", "ID", "ADDRESS", "PORT", "VERSION", "ZONE", "STATUS", "REVISION", "UPDATED", "WEIGHT", "TTL", "TAGS"}, 9
+		t.head, t.wideFrom = []string{"SERVICE", "ID", "ADDRESS", "PORT", "VERSION", "ZONE", "STATUS", "REVISION", "UPDATED", "WEIGHT", "TTL", "TAGS", "NAMESPACE"}, 9
 	case client.Schema:
 		t.head, t.wideFrom = []string{"NAMESPACE", "KIND", "METADATA", "PAYLOAD", "REVISION", "UPDATED"}, 6
 	case client.Webhook:
@@ -152,8 +154,8 @@ func target(args []string, namespace string) (r client.Ref, one bool, err error)
 		return r, true, nil
 	case alone:
 		return r, false, nil
-	case len(args) < 2:
-		return r, false, usage("say of which service: %s SERVICE, or %s SERVICE/NAME", kind, kind)
+	case len(args) < 2: // of all services
+		return r, false, nil
 	}
 	r.Service, r.Name, one = strings.Cut(args[1], "/")
 	return r, one, nil
@@ -184,7 +186,7 @@ func (a *app) get() *cobra.Command {
 	var all bool
 	c := &cobra.Command{
 		Use: "get KIND [NAME]", Short: "Print services, versions, instances, schemas or webhooks",
-		Example: "  muster get services\n  muster get service payments -o yaml\n  muster get instances payments -o wide\n  muster get version payments/1.0.0\n  muster get schemas",
+		Example: "  muster get services\n  muster get service payments -o yaml\n  muster get instances payments -o wide\n  muster get instances -A\n  muster get version payments/1.0.0\n  muster get schemas",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			read, err := how.read()
@@ -202,10 +204,10 @@ func (a *app) get() *cobra.Command {
 				}
 				return a.showRecords(r.Kind, rec.JSON, []jsontext.Value{rec.JSON})
 			}
-			if all && r.Kind == client.Service {
+			if all && r.Service == "" {
 				r.Namespace = ""
 			}
-			items, err := c.List(cmd.Context(), r.Kind, r.Namespace, r.Service, read)
+			items, err := list(cmd.Context(), c, r, read)
 			if err != nil {
 				return err
 			}
@@ -213,9 +215,37 @@ func (a *app) get() *cobra.Command {
 		}),
 	}
 	how.add(c)
-	c.Flags().BoolVarP(&all, "all-namespaces", "A", false, "services of all namespaces")
+	c.Flags().BoolVarP(&all, "all-namespaces", "A", false, "records of all namespaces")
 	a.outputFlag(c)
 	return c
+}
+
+// list reads all records of a kind; versions and instances of all services where
+// none is named.
+func list(ctx context.Context, c *client.Client, r client.Ref, how client.Read) ([]jsontext.Value, error) {
+	if r.Service != "" || r.Kind != client.Version && r.Kind != client.Instance {
+		return c.List(ctx, r.Kind, r.Namespace, r.Service, how)
+	}
+	services, err := c.List(ctx, client.Service, r.Namespace, "", how)
+	if err != nil {
+		return nil, err
+	}
+	all := []jsontext.Value{}
+	for _, s := range services {
+		var of row
+		if err := json.Unmarshal(s, &of); err != nil {
+			return nil, err
+		}
+		items, err := c.List(ctx, r.Kind, of.Namespace, of.Name, how)
+		if fault.Is(err, fault.ServiceNotFound) {
+			continue // it has gone meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, items...)
+	}
+	return all, nil
 }
 
 func (a *app) showRecords(kind client.Kind, v any, items []jsontext.Value) error {
@@ -249,6 +279,9 @@ func (a *app) describe() *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(a.out, "%s\n\n%s", r, text)
+			if r.Kind == client.Instance {
+				return a.describeChecks(rec.JSON)
+			}
 			if r.Kind != client.Service {
 				return nil
 			}

@@ -14,13 +14,15 @@ import (
 func (a *app) revoke() *cobra.Command {
 	var r client.Revocation
 	var until string
+	var wait time.Duration
 	c := &cobra.Command{
 		Use: "revoke KIND VALUE --reason WHY", Short: "Refuse a credential from now on, on every node",
 		Long: "Refuse a credential from now on, on every node, for calls under way too. KIND is\n" +
 			"token (an id, or sha256: and the hash of any bearer token's text), jti, subject,\n" +
 			"serial (of a certificate, in hex), spiffe, or key (hex SHA-256 of a public key in\n" +
-			"DER form). When it returns, every node that lives refuses the credential; nodes\n" +
-			"that could not be reached are named.\n\n" +
+			"DER form). Every node that can be reached refuses the credential when it returns.\n" +
+			"A node that is cut off may accept it until it has been without its leader for\n" +
+			"isolation.max_staleness: it is named then, with the time. --wait 1m waits for that.\n\n" +
 			"muster revoke list shows what is revoked, muster revoke undo NAME takes it back.",
 		Args: cobra.ExactArgs(2),
 		RunE: a.do(func(cmd *cobra.Command, args []string) error {
@@ -36,11 +38,11 @@ func (a *app) revoke() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			done, raw, err := c.Revoke(cmd.Context(), r)
+			done, raw, err := c.Revoke(cmd.Context(), r, wait)
 			if err != nil {
 				return err
 			}
-			a.pending(done.Pending, done.InForceAt)
+			a.pending(&done.Outstanding)
 			if a.output == "json" || a.output == "yaml" {
 				return a.raw(raw)
 			}
@@ -53,21 +55,26 @@ func (a *app) revoke() *cobra.Command {
 	}
 	c.Flags().StringVar(&r.Reason, "reason", "", "why, for those who read it later")
 	c.Flags().StringVar(&until, "expires-at", "", "day or time at which the credential ends by itself, so that the revocation may be forgotten")
+	waitFlag(c, &wait)
 	a.outputFlag(c)
 	c.AddCommand(a.revokeList(), a.revokeUndo())
 	return c
 }
 
+func waitFlag(c *cobra.Command, wait *time.Duration) {
+	c.Flags().DurationVar(wait, "wait", 3*time.Second, "how long to wait for nodes that are cut off, until they accept nothing any more")
+}
+
 // pending warns of nodes that may not know of a revocation yet.
-func (a *app) pending(nodes []string, until time.Time) {
-	if len(nodes) == 0 {
+func (a *app) pending(o *client.Outstanding) {
+	if len(o.Pending) == 0 {
 		return
 	}
 	end := "as long as they are cut off"
-	if !until.IsZero() {
-		end = "until " + until.Local().Format(time.TimeOnly) + " at the latest"
+	if !o.InForceAt.IsZero() {
+		end = "until " + o.InForceAt.Local().Format(time.TimeOnly) + " at the latest"
 	}
-	a.say("warning: not reached: %s; if they run, they may accept the credential %s", strings.Join(nodes, ", "), end)
+	a.say("warning: not reached: %s; if they run, they may accept the credential %s", strings.Join(o.Pending, ", "), end)
 }
 
 func revocationTable(items []jsontext.Value) (table, error) {

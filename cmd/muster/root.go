@@ -28,7 +28,7 @@ func (a *app) root() *cobra.Command {
 	c.CompletionOptions.HiddenDefaultCmd = false
 	a.settings.flags(c.PersistentFlags())
 	c.AddGroup(&cobra.Group{ID: groupRecords, Title: "Records and look-ups:"}, &cobra.Group{ID: groupCluster, Title: "Cluster:"})
-	for _, s := range []*cobra.Command{a.apply(), a.get(), a.describe(), a.deletes(), a.diff(), a.discover(), a.definition(), a.policy(), a.quota()} {
+	for _, s := range []*cobra.Command{a.apply(), a.get(), a.describe(), a.deletes(), a.diff(), a.discover(), a.watch(), a.definition(), a.policy(), a.quota()} {
 		s.GroupID = groupRecords
 		c.AddCommand(s)
 	}

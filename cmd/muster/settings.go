@@ -143,6 +143,20 @@ func (a *app) dial() (*client.Client, error) {
 		return nil, err
 	}
 	a.settings = s
+	return s.dial()
+}
+
+// dialAs is dial for a caller who proves itself by this certificate alone.
+func (a *app) dialAs(crt, key string) (*client.Client, error) {
+	s, err := a.settings.resolve(a.env)
+	if err != nil {
+		return nil, err
+	}
+	s.Token, s.ClientCert, s.ClientKey = "", crt, key
+	return s.dial()
+}
+
+func (s settings) dial() (*client.Client, error) {
 	var addrs []string
 	for part := range strings.SplitSeq(s.Addr, ",") {
 		if part = strings.TrimSpace(part); part != "" {

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -15,12 +18,14 @@ import (
 	"golang.org/x/term"
 
 	"github.com/muster-registry/muster/client"
+	"github.com/muster-registry/muster/fsm"
+	"github.com/muster-registry/muster/node"
 	"github.com/muster-registry/muster/snapshot"
 )
 
 func (a *app) snapshot() *cobra.Command {
 	return group("snapshot", "Save, look at and restore the whole cluster's state",
-		a.snapshotSave(), a.snapshotInspect(), a.snapshotVerify(), a.snapshotRestore())
+		a.snapshotSave(), a.snapshotInspect(), a.snapshotVerify(), a.snapshotDiff(), a.snapshotRestore())
 }
 
 // progress is a bar on a terminal and nothing elsewhere. total is -1 when it
@@ -40,9 +45,14 @@ type discard struct{ io.Writer }
 func (discard) Close() error { return nil }
 
 func (a *app) snapshotSave() *cobra.Command {
+	var recipients []string
 	c := &cobra.Command{
 		Use: "save FILE", Short: "Save the cluster's state into a file, checked while it is written", Args: cobra.ExactArgs(1),
 		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, args []string) error {
+			to, err := snapshot.ParseRecipients(recipients)
+			if err != nil {
+				return usageError{err}
+			}
 			stream, size, err := c.SaveSnapshot(cmd.Context())
 			if err != nil {
 				return err
@@ -55,9 +65,13 @@ func (a *app) snapshotSave() *cobra.Command {
 			}
 			defer os.Remove(f.Name())
 			defer f.Close()
+			sealed, err := snapshot.Encrypt(f, to)
+			if err != nil {
+				return err
+			}
 			bar := a.progress(size, "saving")
-			sum, err := snapshot.Verify(io.TeeReader(stream, io.MultiWriter(f, bar)))
-			if err = errors.Join(err, bar.Close()); err != nil {
+			sum, err := snapshot.Verify(io.TeeReader(stream, io.MultiWriter(sealed, bar)))
+			if err = errors.Join(err, bar.Close(), sealed.Close()); err != nil {
 				return fmt.Errorf("nothing was saved: %w", err)
 			}
 			if err := errors.Join(f.Sync(), f.Close(), os.Rename(f.Name(), args[0])); err != nil {
@@ -66,77 +80,139 @@ func (a *app) snapshotSave() *cobra.Command {
 			return a.summary(sum, args[0])
 		}),
 	}
+	c.Flags().StringArrayVar(&recipients, "recipient", nil, "encrypt with age for this public key (age1…); may be repeated")
 	a.outputFlag(c)
 	return c
 }
 
 func (a *app) snapshotInspect() *cobra.Command {
+	var identity string
 	c := &cobra.Command{
 		Use: "inspect FILE", Short: "Tell what a snapshot holds", Args: cobra.ExactArgs(1),
 		RunE: a.do(func(_ *cobra.Command, args []string) error {
-			sum, err := a.read(args[0])
+			f, err := a.open(args[0], identity, "reading")
 			if err != nil {
+				return err
+			}
+			sum, err := snapshot.Verify(f)
+			if err = errors.Join(err, f.Close()); err != nil {
 				return err
 			}
 			return a.summary(sum, args[0])
 		}),
 	}
+	identityFlag(c, &identity)
 	a.outputFlag(c)
 	return c
 }
 
-func (a *app) snapshotVerify() *cobra.Command {
-	return &cobra.Command{
-		Use: "verify FILE", Short: "Read a snapshot whole and check every part of it", Args: cobra.ExactArgs(1),
-		RunE: a.do(func(_ *cobra.Command, args []string) error {
-			if _, err := a.read(args[0]); err != nil {
-				return err
-			}
-			fmt.Fprintln(a.out, args[0]+" is whole")
-			return nil
-		}),
-	}
+// verified is what a dry load of a snapshot gave.
+type verified struct {
+	File      string `json:"file"`
+	ClusterID string `json:"cluster_id"`
+	Revision  uint64 `json:"revision"`
+	Services  int    `json:"services"`
+	Versions  int    `json:"versions"`
+	Instances int    `json:"instances"`
+	StateHash string `json:"state_hash"`
 }
 
-func (a *app) read(file string) (*snapshot.Summary, error) {
-	f, err := os.Open(file)
+func (a *app) snapshotVerify() *cobra.Command {
+	var identity string
+	c := &cobra.Command{
+		Use: "verify FILE", Short: "Load a whole snapshot as a node would, and give the hash of its state", Args: cobra.ExactArgs(1),
+		RunE: a.do(func(_ *cobra.Command, args []string) error {
+			f, err := a.open(args[0], identity, "loading")
+			if err != nil {
+				return err
+			}
+			p, err := fsm.Inspect(f)
+			if err = errors.Join(err, f.Close()); err != nil {
+				return err
+			}
+			v := verified{File: args[0], ClusterID: p.Header.ClusterID, Revision: p.Header.Revision,
+				Services: p.Counts.Services, Versions: p.Counts.Versions, Instances: p.Counts.Instances, StateHash: p.Hash.String()}
+			return a.show(v, func() table {
+				return table{names: []string{v.File}, rows: [][]string{{fmt.Sprintf("%s is whole and can be restored: revision %d of cluster %s, %d services, %d versions, %d instances, state %s",
+					v.File, v.Revision, v.ClusterID, v.Services, v.Versions, v.Instances, v.StateHash)}}}
+			})
+		}),
+	}
+	identityFlag(c, &identity)
+	a.outputFlag(c)
+	return c
+}
+
+func identityFlag(c *cobra.Command, to *string) {
+	c.Flags().StringVar(to, "identity", "", "file with the secret key of age that opens an encrypted snapshot")
+}
+
+// file is a snapshot that is being read, with a bar that follows.
+type file struct {
+	io.Reader
+	f   *os.File
+	bar io.WriteCloser
+}
+
+// Close implements io.Closer.
+func (f *file) Close() error { return errors.Join(f.bar.Close(), f.f.Close()) }
+
+// open opens a snapshot, decrypted where it is encrypted.
+func (a *app) open(name, identity, what string) (_ *file, err error) {
+	var with []snapshot.Identity
+	if identity != "" {
+		if with, err = snapshot.ReadIdentities(identity); err != nil {
+			return nil, err
+		}
+	}
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	size := int64(-1)
-	if info, err := f.Stat(); err == nil {
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 		size = info.Size()
 	}
-	bar := a.progress(size, "reading")
-	sum, err := snapshot.Verify(io.TeeReader(f, bar))
-	return sum, errors.Join(err, bar.Close())
+	out := &file{f: f, bar: a.progress(size, what)}
+	if out.Reader, err = snapshot.Decrypt(io.TeeReader(f, out.bar), with); err != nil {
+		return nil, errors.Join(err, out.Close())
+	}
+	return out, nil
 }
 
 func (a *app) snapshotRestore() *cobra.Command {
 	var force, dry bool
+	var identity string
+	var configs []string
 	c := &cobra.Command{
 		Use: "restore FILE", Short: "Put the whole cluster back to a snapshot", Args: cobra.ExactArgs(1),
+		Long: "Put the running cluster back to a snapshot, through its log: all nodes take it, or\n" +
+			"none. With --config it goes into the empty data directory of a stopped node instead,\n" +
+			"which is then a new cluster of one; nodes with empty data directories join it. Where\n" +
+			"the data directories of several nodes can be reached from here, --config for each\n" +
+			"makes them the members of that cluster at once.",
 		RunE: a.do(func(cmd *cobra.Command, args []string) error {
-			if _, err := a.read(args[0]); err != nil {
-				return err
+			if len(configs) > 0 {
+				return a.restoreOffline(args[0], identity, configs, dry)
 			}
-			f, err := os.Open(args[0])
+			// A file that is not whole need not be sent. The node looks at the content.
+			checked, err := a.open(args[0], identity, "reading")
 			if err != nil {
 				return err
 			}
-			defer f.Close()
-			size := int64(-1)
-			if info, err := f.Stat(); err == nil {
-				size = info.Size()
+			if err = errors.Join(snapshot.Sealed(checked), checked.Close()); err != nil {
+				return err
 			}
 			c, err := a.dial()
 			if err != nil {
 				return err
 			}
-			bar := a.progress(size, "restoring")
-			answer, err := c.RestoreSnapshot(cmd.Context(), io.TeeReader(f, bar), force, dry)
-			if err = errors.Join(err, bar.Close()); err != nil {
+			f, err := a.open(args[0], identity, "restoring")
+			if err != nil {
+				return err
+			}
+			answer, err := c.RestoreSnapshot(cmd.Context(), f.Reader, force, dry) // which would close a file
+			if err = errors.Join(err, f.Close()); err != nil {
 				return err
 			}
 			return a.showObject(answer)
@@ -144,8 +220,45 @@ func (a *app) snapshotRestore() *cobra.Command {
 	}
 	c.Flags().BoolVar(&force, "force", false, "also over data that the cluster holds, or of another cluster")
 	c.Flags().BoolVar(&dry, "dry-run", false, "check, and tell what would be restored, without changing anything")
+	c.Flags().StringArrayVar(&configs, "config", nil, "configuration of a stopped node without data, to restore into instead; repeat it for more nodes")
+	identityFlag(c, &identity)
 	a.outputFlag(c)
 	return c
+}
+
+// restoreOffline restores into the data directories of stopped nodes.
+func (a *app) restoreOffline(name, identity string, configs []string, dry bool) error {
+	if dry {
+		return usage("--dry-run is about a cluster that runs; muster snapshot verify tells what the file holds")
+	}
+	var cfgs []*node.Config
+	for _, config := range configs {
+		cfg, err := node.Load(config, a.env)
+		if err != nil {
+			return err
+		}
+		cfgs = append(cfgs, cfg)
+	}
+	f, err := a.open(name, identity, "restoring")
+	if err != nil {
+		return err
+	}
+	debug.SetGCPercent(400) // nearly all that is read stays until the end
+	p, err := node.RestoreOffline(cfgs, f, slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	next := "Start it, then the other nodes with empty data directories: they join it."
+	if len(cfgs) > 1 {
+		next = "Start them: they are the members of a new cluster. Other nodes with empty data directories join it."
+	}
+	var holders []string
+	for _, cfg := range cfgs {
+		holders = append(holders, cfg.NodeID+" in "+cfg.DataDir)
+	}
+	a.say("%s: revision %d, with %d services, %d versions, %d instances. %s",
+		strings.Join(holders, ", "), p.Header.Revision, p.Counts.Services, p.Counts.Versions, p.Counts.Instances, next)
+	return nil
 }
 
 // summary prints what a snapshot holds.

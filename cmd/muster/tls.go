@@ -16,18 +16,31 @@ import (
 )
 
 func (a *app) tls() *cobra.Command {
-	return group("tls", "Make certificates, and look at those of others", a.tlsCA(), a.tlsIssue(), a.tlsVerify())
+	return group("tls", "Make certificates, and look at those of others", a.tlsCA(), a.tlsIssue(), a.tlsRequest(), a.tlsRenew(), a.tlsVerify())
+}
+
+// pair names the files of a certificate and its key: those of an absolute name
+// are where it says, whatever the folder.
+func pair(dir, name string) (crt, key string) {
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(dir, name)
+	}
+	return name + ".crt", name + ".key"
 }
 
 func (a *app) tlsCA() *cobra.Command {
-	var dir, base, domain, algorithm, parent, parentKey string
+	var dir, base, domain, algorithm, parent, parentKey, public string
 	var days int
 	c := &cobra.Command{
 		Use: "ca", Short: "Make a certificate authority: ca.crt and ca.key", Args: cobra.NoArgs,
-		Example: "  muster tls ca\n  muster tls ca --parent ca.crt --out issuing    # an intermediate: issuing.crt, issuing.key",
-		RunE: a.do(func(*cobra.Command, []string) error {
-			crt, key := filepath.Join(dir, base+".crt"), filepath.Join(dir, base+".key")
+		Example: "  muster tls ca\n  muster tls ca --parent ca.crt --out issuing    # an intermediate: issuing.crt, issuing.key\n" +
+			"  muster tls ca --parent ca.crt --public-key hsm.pem --out issuing    # for a key in a hardware module: issuing.crt",
+		RunE: a.do(func(cmd *cobra.Command, _ []string) error {
+			crt, key := pair(dir, base)
 			validity := time.Duration(days) * 24 * time.Hour
+			if public != "" && (parent == "" || cmd.Flags().Changed("algorithm")) {
+				return usage("--public-key takes a --parent that certifies it, and no --algorithm")
+			}
 			if parent == "" {
 				ca, err := pki.NewCA(cmp.Or(domain, "muster"), pki.Algorithm(algorithm), validity, time.Now())
 				if err != nil {
@@ -39,6 +52,17 @@ func (a *app) tlsCA() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if public != "" {
+				key, err := pki.ReadPublicKey(public)
+				if err != nil {
+					return err
+				}
+				ca, err := above.NewIntermediateFor(domain, key, validity, time.Now())
+				if err != nil {
+					return err
+				}
+				return a.store(ca, crt, "")
+			}
 			ca, err := above.NewIntermediate(domain, pki.Algorithm(algorithm), validity, time.Now())
 			if err != nil {
 				return err
@@ -47,12 +71,13 @@ func (a *app) tlsCA() *cobra.Command {
 		}),
 	}
 	f := c.Flags()
-	f.StringVar(&dir, "dir", ".", "folder to write to")
+	f.StringVar(&dir, "dir", ".", "folder to write to, unless --out is an absolute path")
 	f.StringVar(&base, "out", "ca", "name of the files, without .crt and .key")
 	f.StringVar(&domain, "trust-domain", "", "trust domain of all ids the CA signs; muster, or that of the parent, unless set")
 	f.StringVar(&algorithm, "algorithm", string(pki.ECDSA), algorithms())
 	f.IntVar(&days, "days", 3650, "how long it is valid")
 	f.StringVar(&parent, "parent", "", "certificate of the CA to make an intermediate of; without it, a root")
+	f.StringVar(&public, "public-key", "", "public key (PEM) of the intermediate, whose private key stays where it is")
 	f.StringVar(&parentKey, "parent-key", "", "its key; beside its certificate unless set")
 	return c
 }
@@ -129,7 +154,8 @@ func (a *app) tlsIssue() *cobra.Command {
 				return err
 			}
 			base := cmp.Or(base, r.Node, r.Name, r.Role, p.Certificate.Subject.CommonName)
-			return a.store(p, filepath.Join(dir, base+".crt"), filepath.Join(dir, base+".key"))
+			crt, key := pair(dir, base)
+			return a.store(p, crt, key)
 		}),
 	}
 	f := c.Flags()
@@ -143,7 +169,7 @@ func (a *app) tlsIssue() *cobra.Command {
 	f.StringVar(&caCert, "ca", "ca.crt", "the CA's certificate; with its chain where it is an intermediate")
 	f.StringVar(&caKey, "ca-key", "", "the CA's key; beside its certificate unless set")
 	f.StringVar(&domain, "trust-domain", "", "trust domain; that of the CA unless set")
-	f.StringVar(&dir, "dir", ".", "folder to write to")
+	f.StringVar(&dir, "dir", ".", "folder to write to, unless --out is an absolute path")
 	f.StringVar(&base, "out", "", "name of the files, without .crt and .key")
 	f.StringVar(&algorithm, "algorithm", string(pki.ECDSA), algorithms())
 	f.IntVar(&days, "days", 365, "how long it is valid")

@@ -89,15 +89,23 @@ func (a *app) tokenList() *cobra.Command {
 }
 
 func (a *app) tokenRevoke() *cobra.Command {
-	return &cobra.Command{
+	var wait time.Duration
+	c := &cobra.Command{
 		Use: "revoke ID", Short: "End a token", Args: cobra.ExactArgs(1),
 		RunE: a.ask(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			id := strings.TrimPrefix(args[0], "token/")
-			if err := c.RevokeToken(cmd.Context(), id); err != nil {
+			if parts := strings.SplitN(id, "_", 3); len(parts) == 3 && parts[0] == "muster" {
+				id = parts[1] // the text was given: it goes no further
+			}
+			o, err := c.RevokeToken(cmd.Context(), id, wait)
+			if err != nil {
 				return err
 			}
 			a.say("the token %s is revoked", id)
+			a.pending(o)
 			return nil
 		}),
 	}
+	waitFlag(c, &wait)
+	return c
 }

@@ -30,7 +30,7 @@ for n in n1 n2 n3; do
 node_id: $n
 data_dir: /data
 cluster: {trust_domain: muster, bootstrap_expect: 3, join: ["n1:7946", "n2:7946", "n3:7946"]}
-listen: {control: "0.0.0.0:8443", policy: "0.0.0.0:8181", metrics: "0.0.0.0:9090", peer: "0.0.0.0:8300", gossip: "0.0.0.0:7946"}
+listen: {control: "0.0.0.0:8443", policy: "0.0.0.0:8181", metrics: "0.0.0.0:9090", peer: "0.0.0.0:8300", gossip: "0.0.0.0:7946", dns: "0.0.0.0:8600"}
 advertise: {control: "$n:8443", peer: "$n:8300", gossip: "$n:7946"}
 tls: {ca: ca.crt, cert: node.crt, key: node.key}
 gossip_key_file: gossip.key

@@ -69,6 +69,7 @@ func commands(t *testing.T, page string) (out []command) {
 type reader struct {
 	root, binary, dir string
 	control, metrics  string // of the first node
+	dns               string // its port
 	decision          string // the last id of a decision that was printed
 }
 
@@ -98,6 +99,8 @@ func start(t *testing.T) *reader {
 	go func() { ended <- dev.Wait() }()
 	t.Cleanup(func() {
 		_ = dev.Process.Signal(syscall.SIGTERM)
+		hangs := time.AfterFunc(2*time.Minute, func() { _ = dev.Process.Signal(syscall.SIGQUIT) }) // it shows where
+		defer hangs.Stop()
 		<-ended
 		if t.Failed() {
 			t.Logf("muster dev said:\n%s", log.String())
@@ -107,6 +110,7 @@ func start(t *testing.T) *reader {
 		Nodes []struct {
 			Control string `json:"control"`
 			Metrics string `json:"metrics"`
+			DNS     string `json:"dns"`
 		} `json:"nodes"`
 	}
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -125,6 +129,7 @@ func start(t *testing.T) *reader {
 		}
 	}
 	r.control, r.metrics = cluster.Nodes[0].Control, cluster.Nodes[0].Metrics
+	_, r.dns, _ = strings.Cut(cluster.Nodes[0].DNS, ":")
 	return r
 }
 
@@ -141,6 +146,7 @@ func (r *reader) follow(t *testing.T, all []command) {
 			continue
 		}
 		text := strings.ReplaceAll(c.text, "https://127.0.0.1:8443", r.control)
+		text = strings.ReplaceAll(text, "-p 8600", "-p "+r.dns)
 		if strings.Contains(text, "DECISION_ID") {
 			if r.decision == "" {
 				t.Fatalf("%s: no decision id was printed before", c.place)
@@ -179,6 +185,16 @@ func TestReadme(t *testing.T) {
 	start(t).follow(t, commands(t, "README.md"))
 }
 
+// TestServices follows a team that registers a service and finds it.
+func TestServices(t *testing.T) {
+	r := start(t)
+	r.follow(t, commands(t, "docs/services.md"))
+	out, _ := r.shell(t, "dig @127.0.0.1 -p "+r.dns+" payments.shop.svc.muster A +short")
+	if !strings.Contains(out, "127.0.0.1") && !strings.Contains(out, "10.") {
+		t.Errorf("dig finds nothing: %s", out)
+	}
+}
+
 // TestSecurity follows a security engineer, who has a folder with a policy and
 // an input document, in a cluster that has a policy already.
 func TestSecurity(t *testing.T) {
@@ -204,7 +220,7 @@ var (
 	metricRow  = regexp.MustCompile("(?m)^\\| (`(?:muster|opa)_[^|]*) \\|")
 	metricName = regexp.MustCompile("`([a-z_]+)`")
 	// what is there only once it is set up or used, as its row says
-	later = regexp.MustCompile("^muster_(git|webhook|break_glass|trace|identity_provider|identity_authentications)_")
+	later = regexp.MustCompile("^muster_(git|webhook|break_glass|trace|identity_provider|identity_authentications|snapshots?|audit_mirror)_")
 )
 
 // findMetrics looks for each metric that docs/sre.md says to watch.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/muster-registry/muster/identity"
 )
 
 // The kinds of provider.
@@ -105,6 +107,8 @@ func Validate(configs []Config) error {
 		switch {
 		case !label.MatchString(c.Name):
 			wrong("name: %q is not a name; use lower-case letters, digits and dashes, at most 63", c.Name)
+		case c.Name == identity.ProviderSPIFFE:
+			wrong("name: %q stands for the trust domains in role rules; take another", c.Name)
 		case names[c.Name]:
 			wrong("name: %q is taken by another provider", c.Name)
 		default:

@@ -168,6 +168,7 @@ func TestTenThousandAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	failed := map[string]int{}
+	var again atomic.Int64 // calls that got no answer in time, as on a slow machine; each may stand for a question
 	began := time.Now()
 	for n := range clients {
 		for range 2 { // two connections each
@@ -176,6 +177,7 @@ func TestTenThousandAtOnce(t *testing.T) {
 				for {
 					p, err := verify(s, texts[n], time.Now())
 					if fault.Is(err, fault.IdentityProviderUnavailable) {
+						again.Add(1)
 						time.Sleep(fault.From(err).RetryAfter)
 						continue
 					}
@@ -197,8 +199,8 @@ func TestTenThousandAtOnce(t *testing.T) {
 	if len(failed) > 0 {
 		t.Fatalf("failures: %v", failed)
 	}
-	if n := i.asked.Load(); n > clients/2 {
-		t.Errorf("%d questions about %d opaque tokens", n, clients/2)
+	if n := i.asked.Load(); n > clients/2+again.Load() {
+		t.Errorf("%d questions about %d opaque tokens, of which %d calls were not answered", n, clients/2, again.Load())
 	}
 	if n := i.fetches.Load(); n > int64(took/time.Second)+2 {
 		t.Errorf("the keys were fetched %d times", n)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/muster-registry/muster/identity"
 	"github.com/muster-registry/muster/identity/provider"
+	"github.com/muster-registry/muster/tools/ports"
 )
 
 // issuer is an OpenID provider reduced to what its relying parties see, so
@@ -67,7 +68,7 @@ func newIssuer(t testing.TB) *issuer {
 	i.keys = []jose.JSONWebKey{
 		{Key: rsaKey(), KeyID: "rsa", Use: "sig"}, {Key: ecKey(), KeyID: "ec", Use: "sig"}, {Key: edKey(), KeyID: "ed"},
 	}
-	i.start("127.0.0.1:0")
+	i.start(ports.Free(t)) // it may go, and come back
 	return i
 }
 

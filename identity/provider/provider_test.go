@@ -412,6 +412,7 @@ func TestConfigIsRefusedWithAdvice(t *testing.T) {
 	for want, change := range map[string]func(c, a *provider.Config){
 		"[0].name: \"A\"":             func(c, _ *provider.Config) { c.Name = "A" },
 		"[1].name: \"corp\" is taken": func(_, a *provider.Config) { a.Name = "corp" },
+		"[1].name: \"spiffe\" stands": func(_, a *provider.Config) { a.Name = "spiffe" },
 		"[corp].kind":                 func(c, _ *provider.Config) { c.Kind = "saml" },
 		"[corp].issuer: is needed":    func(c, _ *provider.Config) { c.Issuer = "" },
 		"[corp].issuer: is http":      func(c, _ *provider.Config) { c.Issuer = "http://127.0.0.1:1" },

@@ -89,10 +89,8 @@ func (t *Trust) token(td spiffeid.TrustDomain, text string, key [sha256.Size]byt
 		return nil, fault.New(fault.Unauthenticated, "the JWT-SVID has expired")
 	}
 	p := &identity.Principal{ID: svid.ID.String(), Kind: identity.KindSPIFFE, Roles: []string{}, Namespaces: []string{}, Claims: svid.Claims}
-	p.Credential = identity.Credential{Provider: "spiffe", Subject: svid.ID.String(), ExpiresAt: svid.Expiry}
-	if s, ok := svid.Claims["iss"].(string); ok {
-		p.Credential.Issuer = s
-	}
+	// The domain vouches for its ids, not for what stands in iss.
+	p.Credential = identity.Credential{Provider: identity.ProviderSPIFFE, Subject: svid.ID.String(), ExpiresAt: svid.Expiry}
 	if s, ok := svid.Claims["jti"].(string); ok {
 		p.Credential.JTI = s
 	}

@@ -207,6 +207,11 @@ func TestJWTSVIDs(t *testing.T) {
 	if _, err := verify(v, good, now.Add(time.Hour)); !fault.Is(err, fault.Unauthenticated) {
 		t.Errorf("out of memory past its end: %v", err)
 	}
+	// A domain says who its members are, and nothing about somebody else's issuer.
+	foreign := a.token(a.kid, a.jwt, jose.ES256, claims(func(c *jwt.Claims) { c.Issuer = "https://login.example.org" }))
+	if p, err := verify(v, foreign, now); err != nil || p.Credential.Issuer != "" {
+		t.Errorf("%+v, %v", p, err)
+	}
 	secret := []byte("0123456789abcdef0123456789abcdef")
 	for name, text := range map[string]string{
 		"another audience":       a.token(a.kid, a.jwt, jose.ES256, claims(func(c *jwt.Claims) { c.Audience = jwt.Audience{"other"} })),

@@ -5,145 +5,35 @@ package oidc_test
 
 import (
 	"bytes"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"fmt"
-	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
+
+	"github.com/muster-registry/muster/peers/cluster"
 )
 
-// cluster is three nodes of the built program.
-type cluster struct {
-	t      *testing.T
-	dir    string
-	base   int
-	client *http.Client
-	cmd    *exec.Cmd
-	log    *os.File
-
+// believers are a cluster that believes providers.
+type believers struct {
+	*cluster.Cluster
+	t        *testing.T
 	revision uint64 // of the last answer
-
-	File struct {
-		OperatorToken string `json:"operator_token"`
-		CA            string `json:"ca"`
-		Nodes         []struct {
-			ID, Control, Metrics string
-		}
-	}
 }
 
 // newCluster starts a cluster that believes the providers in the text.
-func newCluster(t *testing.T, identity string) *cluster {
+func newCluster(t *testing.T, identity string) *believers {
 	t.Helper()
-	c := &cluster{t: t, dir: filepath.Join(t.TempDir(), "dev"), base: freeBase(t)}
-	var err error
-	if c.log, err = os.Create(filepath.Join(filepath.Dir(c.dir), "dev.log")); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		c.stop()
-		if t.Failed() {
-			b, _ := os.ReadFile(c.log.Name())
-			t.Logf("the nodes' log ends:\n%s", b[max(0, len(b)-8000):])
-		}
-		_ = c.log.Close()
-	})
-	c.start()
-	c.stop()
-	for _, n := range c.File.Nodes {
-		f, err := os.OpenFile(filepath.Join(c.dir, n.ID, "muster.yaml"), os.O_APPEND|os.O_WRONLY, 0)
-		if err == nil {
-			_, err = f.WriteString("\n" + identity)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = f.Close()
-	}
-	c.start()
-	pem, err := os.ReadFile(c.File.CA)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(pem)
-	c.client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
-	t.Cleanup(c.client.CloseIdleConnections)
-	return c
-}
-
-// freeBase finds a port base whose ports, and those 10 and 20 above, are free.
-func freeBase(t *testing.T) int {
-	t.Helper()
-	for range 100 {
-		base := 20_000 + rand.IntN(10_000)
-		free := true
-		for _, port := range []int{8443, 8181, 9090, 8300, 7946, 8600} {
-			for n := range 3 {
-				l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+10*n+base-8443))
-				if err != nil {
-					free = false
-					break
-				}
-				_ = l.Close()
-			}
-		}
-		if free {
-			return base
-		}
-	}
-	t.Fatal("no ports are free")
-	return 0
-}
-
-func (c *cluster) start() {
-	c.t.Helper()
-	file := filepath.Join(c.dir, "cluster.json")
-	_ = os.Remove(file)
-	c.cmd = exec.Command("../../bin/muster", "dev", "--nodes", "3", "--dir", c.dir, "--port-base", fmt.Sprint(c.base))
-	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
-	if err := c.cmd.Start(); err != nil {
-		c.t.Fatalf("%v; make build makes it", err)
-	}
-	eventually(c.t, "the cluster is ready", func() bool {
-		b, err := os.ReadFile(file)
-		return err == nil && json.Unmarshal(b, &c.File) == nil && len(c.File.Nodes) == 3
-	})
-}
-
-func (c *cluster) stop() {
-	if c.cmd == nil {
-		return
-	}
-	_ = c.cmd.Process.Signal(os.Interrupt)
-	_ = c.cmd.Wait()
-	c.cmd = nil
+	return &believers{Cluster: cluster.New(t, identity), t: t}
 }
 
 // call makes one call to a node and gives the status and the stable code.
-func (c *cluster) call(node int, method, path, token, body string) (status int, code string) {
+func (c *believers) call(node int, method, path, token, body string) (status int, code string) {
 	c.t.Helper()
-	req, err := http.NewRequest(method, c.File.Nodes[node].Control+path, strings.NewReader(body))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	resp, err := c.client.Do(req)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
+	resp, b, err := c.Call(node, method, path, token, body)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -160,30 +50,30 @@ func (c *cluster) call(node int, method, path, token, body string) (status int, 
 }
 
 // lookUp is a call that needs the role viewer.
-func (c *cluster) lookUp(node int, token string) (int, string) {
+func (c *believers) lookUp(node int, token string) (int, string) {
 	return c.call(node, http.MethodGet, "/v1/services", token, "")
 }
 
 // rule gives a role to who has a claim.
-func (c *cluster) rule(name, role, provider, claim, value string) {
+func (c *believers) rule(name, role, provider, claim, value string) {
 	c.t.Helper()
 	body := fmt.Sprintf(`{"role":%q,"match":{"provider":%q,"claims":{%q:%q}}}`, role, provider, claim, value)
-	if status, code := c.call(0, http.MethodPut, "/v1/roles/"+name, c.File.OperatorToken, body); status >= 300 {
+	if status, code := c.call(0, http.MethodPut, "/v1/roles/"+name, c.OperatorToken, body); status >= 300 {
 		c.t.Fatalf("the rule %s: %d %s", body, status, code)
 	}
 	after := c.revision
-	for i := range c.File.Nodes { // a node may learn of it a moment after the answer
+	for i := range c.Nodes { // a node may learn of it a moment after the answer
 		path := fmt.Sprintf("/v1/services?wait=30s&min_revision=%d", after)
-		if status, code := c.call(i, http.MethodGet, path, c.File.OperatorToken, ""); status != http.StatusOK {
+		if status, code := c.call(i, http.MethodGet, path, c.OperatorToken, ""); status != http.StatusOK {
 			c.t.Fatalf("node %d, after the rule: %d %s", i+1, status, code)
 		}
 	}
 }
 
 // want makes the call on every node.
-func (c *cluster) want(what, token string, status int, code string) {
+func (c *believers) want(what, token string, status int, code string) {
 	c.t.Helper()
-	for i := range c.File.Nodes {
+	for i := range c.Nodes {
 		if s, got := c.lookUp(i, token); s != status || got != code {
 			c.t.Errorf("%s, node %d: %d %s, want %d %s", what, i+1, s, got, status, code)
 		}

@@ -254,7 +254,7 @@ identity:
 	// The provider dies: who is known stays, nobody new comes in.
 	stranger, opaque := z.robot(), z.login("test-user2").Access
 	z.kill()
-	for i := range c.File.Nodes {
+	for i := range c.Nodes {
 		n := 0
 		eventually(t, "nobody new comes in", func() bool {
 			n++
@@ -269,7 +269,7 @@ identity:
 
 	// It comes back.
 	z.revive()
-	for i := range c.File.Nodes {
+	for i := range c.Nodes {
 		eventually(t, "the stranger comes in", func() bool { status, _ := c.lookUp(i, opaque); return status == http.StatusOK })
 		eventually(t, "the robot comes in", func() bool { status, _ := c.lookUp(i, stranger); return status == http.StatusOK })
 	}

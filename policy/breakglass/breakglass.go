@@ -27,6 +27,10 @@ const (
 	maxReason = 500
 )
 
+// Grace is how much longer than its time an opening may last where its end is
+// not known: on a node that is cut off, or while nobody can lead.
+const Grace = 30 * time.Second
+
 // Body is what a caller sends to open a namespace.
 type Body struct {
 	Namespace string `json:"namespace"`
@@ -84,21 +88,24 @@ func Canonical(namespace string, sent []byte, now time.Time) ([]byte, error) {
 	return json.Marshal(Opening{TTL: b.TTL, Reason: b.Reason, Until: now.Add(ttl).UTC()}, json.Deterministic(true))
 }
 
-// Open tells whether the namespace is open at a moment, and gives the opening.
-func Open(settings *setting.Table, namespace string, at time.Time) (*Opening, bool) {
+// Open tells whether the namespace is open, and gives the opening. It is open
+// while the opening is among the settings: from one position in the sequence of
+// changes to another, the same on every node, whatever their clocks say. The
+// leader ends it by its own clock ([Keeper]). The node's time is the last
+// resort: [Grace] after its end, an opening counts no more.
+func Open(settings *setting.Table, namespace string, now time.Time) (*Opening, bool) {
 	r, ok := settings.Get(setting.BreakGlass, namespace, namespace)
 	if !ok {
 		return nil, false
 	}
-	o, err := read(r)
-	return o, err == nil && at.Before(o.Until)
+	return read(r, now)
 }
 
-// All goes through the namespaces that are open at a moment.
-func All(settings *setting.Table, at time.Time) iter.Seq[*Opening] {
+// All goes through the namespaces that are open.
+func All(settings *setting.Table, now time.Time) iter.Seq[*Opening] {
 	return func(yield func(*Opening) bool) {
 		for r := range settings.All(setting.BreakGlass) {
-			if o, err := read(r); err == nil && at.Before(o.Until) && !yield(o) {
+			if o, ok := read(r, now); ok && !yield(o) {
 				return
 			}
 		}
@@ -110,7 +117,8 @@ func (o *Opening) String() string {
 	return fmt.Sprintf("break-glass is open in namespace %s until %s", o.Namespace, o.Until.Format(time.RFC3339))
 }
 
-func read(r *setting.Record) (*Opening, error) {
+// read gives an opening, and whether it may still count.
+func read(r *setting.Record, now time.Time) (*Opening, bool) {
 	o := &Opening{Namespace: r.Namespace}
-	return o, r.Decode(o)
+	return o, r.Decode(o) == nil && now.Before(o.Until.Add(Grace))
 }

@@ -8,12 +8,17 @@ import (
 	"github.com/muster-registry/muster/setting"
 )
 
-// retry is how long the keeper waits after a removal that failed.
-const retry = time.Second
+const (
+	// retry is how long the keeper waits after a removal that failed.
+	retry = time.Second
+	// look is how often it looks at the time of day while something is open:
+	// clocks are set.
+	look = time.Second
+)
 
-// Keeper has openings removed when their time is over. Decisions do not need
-// it, since they look at the time themselves; it is for nodes whose clock is
-// behind, and so that what is over is seen to be.
+// Keeper ends openings: it has them removed when their time is over, by the
+// clock of the node that leads. With the removal they end on every node at one
+// position in the sequence of changes.
 type Keeper struct {
 	settings func() *setting.Table
 	remove   func(ctx context.Context, namespace string, revision uint64) error
@@ -40,7 +45,7 @@ func (k *Keeper) Run(ctx context.Context) {
 	for {
 		var due <-chan time.Time
 		if wait, any := k.sweep(ctx); any {
-			due = time.After(wait)
+			due = time.After(min(wait, look))
 		}
 		select {
 		case <-ctx.Done():
@@ -60,8 +65,8 @@ func (k *Keeper) sweep(ctx context.Context) (wait time.Duration, any bool) {
 		}
 	}
 	for r := range k.settings().All(setting.BreakGlass) {
-		o, err := read(r)
-		if err == nil {
+		o := new(Opening)
+		if r.Decode(o) == nil {
 			if left := time.Until(o.Until); left > 0 {
 				later(left)
 				continue
@@ -70,7 +75,7 @@ func (k *Keeper) sweep(ctx context.Context) (wait time.Duration, any bool) {
 		if err := k.remove(ctx, r.Namespace, r.Revision); err != nil {
 			later(retry)
 			if ctx.Err() == nil {
-				k.logger.Warn("the end of break-glass could not be written yet; decisions keep to it all the same", "namespace", r.Namespace, "error", err)
+				k.logger.Warn("the end of break-glass could not be written yet; each node goes by its own clock after "+Grace.String(), "namespace", r.Namespace, "error", err)
 			}
 			continue
 		}

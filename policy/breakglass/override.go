@@ -49,13 +49,13 @@ func (a active) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// open finds the opening that covers a question asked at a moment. A node whose
-// clock is behind closes with the removal that the leader proposes.
-func (o *Override) open(settings *setting.Table, namespace string, at time.Time) (*Opening, bool) {
+// open finds the opening of a namespace. The time that a question carries has no
+// say: it may be the caller's word.
+func (o *Override) open(settings *setting.Table, namespace string) (*Opening, bool) {
 	if namespace == "" {
 		return nil, false
 	}
-	return Open(settings, namespace, at)
+	return Open(settings, namespace, o.now())
 }
 
 func (o *Override) use(ctx context.Context, by *Opening, in *policy.Input, id string, reasons []string) {
@@ -77,10 +77,10 @@ type decider struct {
 // Decide implements [policy.Decider].
 func (d *decider) Decide(ctx context.Context, rev *policy.Revision, in *policy.Input) policy.Decision {
 	answer := d.next.Decide(ctx, rev, in)
-	if answer.Allow {
+	if answer.Allow || !slices.Contains(records, in.Resource.Kind) { // a certificate outlives the emergency
 		return answer
 	}
-	if by, ok := d.override.open(d.override.settings(), in.Resource.Namespace, in.Time); ok {
+	if by, ok := d.override.open(d.override.settings(), in.Resource.Namespace); ok {
 		d.override.use(ctx, by, in, answer.ID, answer.Reasons)
 		lift(&answer)
 	}
@@ -105,14 +105,19 @@ func (d *decider) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoin
 	if json.Unmarshal(input, &asked) != nil || !slices.Contains(records, asked.Resource.Kind) {
 		return answer, nil
 	}
-	// The time in the input is the caller's word; the opening ends by ours.
-	if by, ok := d.override.open(d.override.settings(), asked.Resource.Namespace, d.override.now()); ok {
+	if by, ok := d.override.open(d.override.settings(), asked.Resource.Namespace); ok {
 		in := &policy.Input{Action: asked.Action, Principal: policy.Principal{ID: policy.CallOf(ctx).Principal},
 			Resource: policy.Resource{Kind: asked.Resource.Kind, Namespace: asked.Resource.Namespace, Name: asked.Resource.Name}}
 		d.override.use(ctx, by, in, answer.ID, answer.Reasons)
 		lift(&answer)
 	}
 	return answer, nil
+}
+
+// DecideResponse implements [policy.Decider]. What passes through a proxy is
+// not the registry's own, and no opening is about it.
+func (d *decider) DecideResponse(ctx context.Context, rev *policy.Revision, entrypoint string, input []byte) (policy.Decision, error) {
+	return d.next.DecideResponse(ctx, rev, entrypoint, input)
 }
 
 // records are the kinds of which refusals are lifted.
@@ -144,7 +149,7 @@ func (a *Webhooks) Ask(ctx context.Context, settings *setting.Table, id string, 
 	if len(reasons) == 0 {
 		return nil, false
 	}
-	by, ok := a.override.open(settings, in.Resource.Namespace, in.Time)
+	by, ok := a.override.open(settings, in.Resource.Namespace)
 	if ok {
 		a.override.use(ctx, by, in, id, reasons)
 	}

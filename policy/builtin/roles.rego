@@ -56,6 +56,12 @@ grants := [
 		"roles": {"publisher", "operator"},
 	},
 	{
+		"actions": {"issue"},
+		"kinds": {"certificate"},
+		"scope": "namespaced",
+		"roles": everyone,
+	},
+	{
 		"actions": {"spend"},
 		"kinds": {"quota"},
 		"scope": "namespaced",

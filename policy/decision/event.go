@@ -69,18 +69,22 @@ func (e *Event) JSON() []byte {
 	b = strconv.AppendUint(append(member(b, "revision"), '"'), r.PolicyRevision, 10)
 	b = strconv.AppendUint(append(b, `","bundles":{"muster":{"revision":"`...), r.PolicyRevision, 10)
 	b = append(b, `"}}`...)
-	b = text(b, "path", r.EntryPoint)
+	shown, chance, query := r.Result, r.Chance, r.Query
+	if len(chance) > 0 || len(shown.Reasons) > 0 || query != "" {
+		// They may repeat what the input holds: a token is an argument of what
+		// verifies it.
+		hide := hider(e.masked().texts())
+		chance, shown.Reasons, query = hidden(chance, hide), texts(shown.Reasons, hide), hide(query)
+	}
+	if query != "" {
+		b = text(b, "query", query)
+	} else {
+		b = text(b, "path", r.EntryPoint)
+	}
 	masked := []string(nil)
 	if r.Input != nil {
 		b = e.masked().append(member(b, "input"))
 		masked = e.input.pointers()
-	}
-	shown, chance := r.Result, r.Chance
-	if len(chance) > 0 || len(shown.Reasons) > 0 {
-		// Both may repeat what the input holds: a token is an argument of what
-		// verifies it.
-		hide := hider(e.masked().texts())
-		chance, shown.Reasons = hidden(chance, hide), texts(shown.Reasons, hide)
 	}
 	if e.scratch = append(e.scratch[:0], r.Result.Value...); r.Result.Value == nil {
 		e.scratch = shown.append(e.scratch)
@@ -93,9 +97,14 @@ func (e *Event) JSON() []byte {
 		b = raw(b, "result", e.scratch)
 	}
 	b = raw(b, "nd_builtin_cache", chance)
+	var erased []string
 	if r.Input == nil && r.InputBytes > 0 {
-		b = append(b, `,"erased":["/input"]`...)
+		erased = append(erased, "/input")
 	}
+	if r.Result.ValueBytes > 0 {
+		erased = append(erased, "/result")
+	}
+	b = list(b, "erased", erased)
 	b = list(b, "masked", masked)
 	b = text(b, "requested_by", r.RequestedBy)
 	b = instant(member(b, "timestamp"), r.Time)
@@ -143,7 +152,7 @@ func (e *Event) pairs() []slog.Attr {
 	for _, a := range []slog.Attr{
 		slog.String("action", asked.Action), slog.String("method", asked.Attributes.Request.HTTP.Method), slog.String("path", asked.Attributes.Request.HTTP.Path),
 		slog.String("principal", r.Principal), slog.String("requested_by", r.RequestedBy), slog.String("request_id", r.RequestID),
-		slog.String("trace_id", r.Trace.TraceID), slog.String("span_id", r.Trace.SpanID), slog.String("reasons", strings.Join(r.Result.Reasons, "; ")),
+		slog.String("query", hider(e.masked().texts())(r.Query)), slog.String("trace_id", r.Trace.TraceID), slog.String("span_id", r.Trace.SpanID), slog.String("reasons", strings.Join(r.Result.Reasons, "; ")),
 	} {
 		if a.Value.String() != "" {
 			attrs = append(attrs, a)

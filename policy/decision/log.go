@@ -135,7 +135,7 @@ func (l *Log) Decided(rev *policy.Revision, q *policy.Question, d *policy.Decisi
 		l.metrics.dropped.WithLabelValues("rate").Inc()
 		return
 	}
-	a := asked{rev: rev, question: *q, decision: *d, took: took, bytes: len(q.Raw)}
+	a := asked{rev: rev, question: *q, decision: *d, took: took, bytes: len(q.Raw) + len(q.Query) + len(d.Result)}
 	if q.Input != nil {
 		a.bytes = len(q.Input.Resource.Payload) + len(q.Input.Resource.Previous)
 	}
@@ -341,12 +341,15 @@ func (l *Log) record(w *writer, a *asked) {
 	r, d := &w.record, &a.decision
 	*r = Record{
 		ID: d.ID, Time: d.Time.UTC(), Node: l.opt.Node, PolicyRevision: d.PolicyRevision, Revision: a.question.Call.Revision, Engine: l.opt.Engine,
-		EntryPoint: d.EntryPoint, Named: a.question.Entrypoint != "", Document: a.question.Document, TookNS: a.took.Nanoseconds(), RequestedBy: a.question.Call.Source,
+		EntryPoint: d.EntryPoint, Named: a.question.Entrypoint != "", Document: a.question.Document, Response: a.question.Response, Query: a.question.Query, TookNS: a.took.Nanoseconds(), RequestedBy: a.question.Call.Source,
 		Principal: a.question.Call.Principal, RequestID: a.question.Call.RequestID, Trace: ParseTrace(a.question.Call.Trace), Labels: l.opt.Labels,
 		Result: Result{Allow: d.Allow, Reasons: d.Reasons, Filtered: d.Filtered, Missed: d.Missed, Default: d.Default, BreakGlass: d.BreakGlass, Cause: d.Why(), Value: d.Result},
 	}
 	if a.rev != nil {
 		r.PolicyDigest = a.rev.Digest
+	}
+	if len(d.Result) > l.opt.MaxInput {
+		r.Result.Value, r.Result.ValueBytes = nil, len(d.Result)
 	}
 	input := a.question.Raw
 	if in := a.question.Input; in != nil {

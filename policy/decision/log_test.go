@@ -372,8 +372,13 @@ func TestMetricsOfDecisions(t *testing.T) {
 	odd := decided(true)
 	odd.EntryPoint = "named/by/a/caller"
 	m.observe(active, nil, odd, 0)
+	// What an endpoint takes is no evaluation.
+	m.observe(active, nil, &policy.Decision{EntryPoint: "webhook", Cause: policy.ByWebhook}, time.Second)
 	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
 		t.Errorf("%v %v", problems, err)
+	}
+	if n := testutil.ToFloat64(m.denials.WithLabelValues("other", "webhook")); n != 1 {
+		t.Errorf("denials by webhooks %v", n)
 	}
 	if n := testutil.ToFloat64(m.denials.WithLabelValues("api/registry/authz", "denied")); n != 1 {
 		t.Errorf("denials %v", n)

@@ -64,9 +64,11 @@ func (m *Metrics) observe(rev *policy.Revision, _ *policy.Question, d *policy.De
 	} else if d.EntryPoint == rev.EntryPoints.For(policy.Register) || d.EntryPoint == rev.EntryPoints.For(policy.Lookup) {
 		label = d.EntryPoint
 	}
-	m.seconds.WithLabelValues(label).Observe(took.Seconds())
-	if took > slow {
-		m.slow.Inc()
+	if d.Cause != policy.ByWebhook { // the time of endpoints has figures of its own
+		m.seconds.WithLabelValues(label).Observe(took.Seconds())
+		if took > slow {
+			m.slow.Inc()
+		}
 	}
 	if why := d.Why(); why != "" {
 		m.denials.WithLabelValues(label, string(why)).Inc()

@@ -15,7 +15,7 @@ func Observed(next policy.Decider, observers ...policy.Observer) policy.Decider 
 
 type observed struct {
 	next      policy.Decider
-	observers []policy.Observer
+	observers policy.Observers
 }
 
 // Decide implements [policy.Decider].
@@ -36,8 +36,16 @@ func (o *observed) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoi
 	return d, err
 }
 
-func (o *observed) tell(rev *policy.Revision, q *policy.Question, d *policy.Decision, took time.Duration) {
-	for _, w := range o.observers {
-		w.Decided(rev, q, d, took)
+// DecideResponse implements [policy.Decider].
+func (o *observed) DecideResponse(ctx context.Context, rev *policy.Revision, entrypoint string, input []byte) (policy.Decision, error) {
+	began := time.Now()
+	d, err := o.next.DecideResponse(ctx, rev, entrypoint, input)
+	if err == nil {
+		o.tell(rev, &policy.Question{Entrypoint: entrypoint, Raw: input, Response: true, Call: policy.CallOf(ctx)}, &d, time.Since(began))
 	}
+	return d, err
+}
+
+func (o *observed) tell(rev *policy.Revision, q *policy.Question, d *policy.Decision, took time.Duration) {
+	o.observers.Decided(rev, q, d, took)
 }

@@ -26,6 +26,8 @@ type Record struct {
 	EntryPoint     string         `json:"entrypoint"`
 	Named          bool           `json:"named,omitzero"`       // the caller named the entry point
 	Document       bool           `json:"document,omitzero"`    // and asked for the document there, not for a verdict
+	Query          string         `json:"query,omitempty"`      // in Rego; nothing makes it again
+	Response       bool           `json:"response,omitzero"`    // and asked for the answer to a proxied request along with the verdict
 	Input          jsontext.Value `json:"input,omitzero"`       // nil: not kept
 	InputBytes     int            `json:"input_bytes,omitzero"` // of an input too large to be kept
 	Result         Result         `json:"result"`
@@ -47,7 +49,8 @@ type Result struct {
 	Default    bool           `json:"default,omitzero"`     // the built-in roles alone have decided
 	BreakGlass bool           `json:"break_glass,omitzero"` // refused, and allowed since break-glass was open
 	Cause      policy.Cause   `json:"cause,omitempty"`      // of a refusal
-	Value      jsontext.Value `json:"value,omitzero"`       // of a document that was asked for by its path
+	Value      jsontext.Value `json:"value,omitzero"`       // of a document that was asked for by its path, of a query, or the answer to a proxied request
+	ValueBytes int            `json:"value_bytes,omitzero"` // of a value too large to be kept
 }
 
 // Trace is the place of a request in a distributed trace (W3C Trace Context).
@@ -78,12 +81,12 @@ func hexadecimal(s string, n int) bool {
 }
 
 // Past gives what it takes to make the decision again; nil where its input was
-// not kept, or where no rules made it.
+// not kept, where no rules made it, or where it was a query.
 func (r *Record) Past() *policy.Past {
-	if r.Result.Cause == policy.ByWebhook {
+	if r.Result.Cause == policy.ByWebhook || r.Query != "" {
 		return nil
 	}
-	p := &policy.Past{Input: r.Input, Time: r.Time, Chance: r.Chance, Document: r.Document}
+	p := &policy.Past{Input: r.Input, Time: r.Time, Chance: r.Chance, Document: r.Document, Response: r.Response}
 	switch {
 	case r.Input == nil && r.InputBytes > 0:
 		return nil

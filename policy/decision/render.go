@@ -102,6 +102,8 @@ func (r *Record) append(b []byte) []byte {
 	b = policy.AppendText(member(b, "entrypoint"), r.EntryPoint)
 	b = truth(b, "named", r.Named)
 	b = truth(b, "document", r.Document)
+	b = text(b, "query", r.Query)
+	b = truth(b, "response", r.Response)
 	b = raw(b, "input", r.Input)
 	b = number(b, "input_bytes", int64(r.InputBytes))
 	b = r.Result.append(member(b, "result"))
@@ -130,6 +132,7 @@ func (r *Result) append(b []byte) []byte {
 	b = truth(b, "break_glass", r.BreakGlass)
 	b = text(b, "cause", string(r.Cause))
 	b = raw(b, "value", r.Value)
+	b = number(b, "value_bytes", int64(r.ValueBytes))
 	return append(b, '}')
 }
 

@@ -27,10 +27,10 @@ func anyRecord() *rapid.Generator[*Record] {
 			PolicyRevision: rapid.Uint64().Draw(t, "policy"), PolicyDigest: text("digest"), Revision: rapid.Uint64Range(0, 1<<62).Draw(t, "revision"), Engine: text("engine"), EntryPoint: text("entry"),
 			Named: rapid.Bool().Draw(t, "named"), Document: rapid.Bool().Draw(t, "document"), Input: value("input"), InputBytes: rapid.IntRange(0, 9).Draw(t, "bytes"),
 			TookNS: rapid.Int64().Draw(t, "took"), RequestedBy: text("by"), Principal: text("who"), RequestID: text("request"), Trace: Trace{text("trace"), text("span")},
-			Chance: value("chance"),
+			Chance: value("chance"), Query: text("query"),
 			Result: Result{
 				Allow: rapid.Bool().Draw(t, "allow"), Reasons: rapid.SliceOfN(rapid.String(), 0, 3).Draw(t, "reasons"), Filtered: value("filtered"), Missed: rapid.Bool().Draw(t, "missed"),
-				Default: rapid.Bool().Draw(t, "default"), BreakGlass: rapid.Bool().Draw(t, "glass"), Cause: policy.Cause(text("cause")), Value: value("value"),
+				Default: rapid.Bool().Draw(t, "default"), BreakGlass: rapid.Bool().Draw(t, "glass"), Cause: policy.Cause(text("cause")), Value: value("value"), ValueBytes: rapid.IntRange(0, 9).Draw(t, "value bytes"),
 			},
 		}
 		for range rapid.IntRange(0, 10).Draw(t, "labels") {

@@ -41,7 +41,7 @@ func NewReport(r *Record, m *Masker) *Report {
 	if r.Input != nil {
 		out.Input, out.Masked = m.Mask("input", r.Input)
 	}
-	out.Chance, out.Result.Reasons = hidden(r.Chance, hide), texts(r.Result.Reasons, hide)
+	out.Chance, out.Result.Reasons, out.Query = hidden(r.Chance, hide), texts(r.Result.Reasons, hide), hide(r.Query)
 	if r.Result.Filtered == nil && r.Result.Value == nil {
 		return out
 	}
@@ -94,14 +94,14 @@ func Explained(r *Record, again *policy.Decision, told *policy.Explanation) *Exp
 	}
 	// A replay is the policy's own word: what break-glass lifted is a refusal again.
 	e.Same = was.Allow == (replay.Allow || was.BreakGlass) && was.Default == replay.Default && slices.Equal(was.Reasons, replay.Reasons) &&
-		bytes.Equal(was.Filtered, replay.Filtered) && bytes.Equal(was.Value, replay.Value)
+		bytes.Equal(was.Filtered, replay.Filtered) && (was.ValueBytes == len(replay.Value) || bytes.Equal(was.Value, replay.Value))
 	// They are part of the report already, masked.
 	e.Replay.Filtered, e.Replay.Value = nil, nil
 	return e
 }
 
-// WithoutRules is the explanation of a decision that no rule of a policy made:
-// by the built-in roles, or by webhooks.
+// WithoutRules is the explanation of a decision that no rule of a policy made,
+// by the built-in roles or by webhooks, and of a query, of which there is none.
 func WithoutRules(r *Record) *Explanation {
 	replay := r.Result
 	replay.Filtered, replay.Value = nil, nil

@@ -211,7 +211,7 @@ type cluster struct {
 }
 
 func newCluster(t *testing.T, keys ...*openpgp.Entity) *cluster {
-	e := rego.New(rego.Options{})
+	e := rego.New(rego.Options{Limit: 10 * time.Second})
 	t.Cleanup(e.Close)
 	return &cluster{engine: e, table: policy.NewTable(), keys: keys}
 }

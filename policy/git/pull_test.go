@@ -307,6 +307,51 @@ func TestAnotherLeaderGoesOn(t *testing.T) {
 	}
 }
 
+// What a person has taken back stays so, whoever pulls, and however often it is
+// asked for; the next commit is another matter, also one with the same files.
+func TestARollbackHolds(t *testing.T) {
+	s := newScene(t, func(c *Config) { c.Mode = ModeActivate })
+	s.commit(s.key, map[string]string{"a.rego": good})
+	s.pull(Accepted)
+	saved := s.cluster.saved
+	s.commit(s.key, map[string]string{"a.rego": good, "b.rego": "package b"})
+	s.pull(Accepted)
+	if err := s.cluster.change(func(x *policy.Txn, st policy.Stamp) error {
+		_, err := x.Activate(st, 1, 2, true)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	holds := func(when string) {
+		t.Helper()
+		if a := s.cluster.table.Active(); a.Number != 1 || s.cluster.table.Len() != 2 {
+			t.Errorf("%s: %d revisions, %d is active", when, s.cluster.table.Len(), a.Number)
+		}
+	}
+	s.pull(Unchanged)
+	holds("on the interval")
+	if _, outcome := s.source.Pull(t.Context(), true); outcome != Unchanged {
+		t.Errorf("asked for: %s", outcome)
+	}
+	holds("asked for")
+	s.restart()
+	if _, outcome := s.source.Pull(t.Context(), true); outcome != Unchanged {
+		t.Errorf("by the next leader: %s", outcome)
+	}
+	holds("by the next leader")
+	// The leader died before it could write down that it had taken the commit.
+	s.cluster.saved = saved
+	s.restart()
+	s.pull(Accepted)
+	holds("after a loss of the status")
+
+	s.commit(s.key, map[string]string{"a.rego": good, "b.rego": "package b"})
+	s.pull(Accepted)
+	if a := s.cluster.table.Active(); a.Number != 3 {
+		t.Errorf("the next commit: %d is active", a.Number)
+	}
+}
+
 func a(t *testing.T) *policy.Content {
 	c := &policy.Content{Modules: map[string]string{"a.rego": good}}
 	if err := c.Normalize(); err != nil {
@@ -395,6 +440,7 @@ func TestBadServers(t *testing.T) {
 			case <-hold:
 			case <-r.Context().Done():
 			}
+			panic(http.ErrAbortHandler) // no answer: one to a caller who just gave up may still be read
 		case strings.HasPrefix(r.URL.Path, "/redirects"):
 			http.Redirect(w, r, "https://127.0.0.1:1/"+r.URL.RawQuery, http.StatusFound)
 		case strings.HasPrefix(r.URL.Path, "/talks"):

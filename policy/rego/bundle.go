@@ -307,6 +307,19 @@ type metadata struct {
 	Number      uint64             `json:"number"`
 }
 
+// ManifestEntryPoints gives the entry points that the manifest of a bundle
+// names; empty ones are the default. The error is invalid_policy.
+func ManifestEntryPoints(manifest []byte) (policy.EntryPoints, error) {
+	var m struct {
+		Metadata map[string]any `json:"metadata"`
+	}
+	if err := stdjson.Unmarshal(manifest, &m); err != nil {
+		return policy.EntryPoints{}, refusedBundle(bundle.ManifestExt, "%v", err)
+	}
+	told, err := readMetadata(m.Metadata)
+	return told.EntryPoints, err
+}
+
 func readMetadata(all map[string]any) (told metadata, err error) {
 	given, ok := all[metadataKey]
 	if !ok {

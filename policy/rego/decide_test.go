@@ -240,7 +240,12 @@ func TestBombsAreCutOff(t *testing.T) {
 			if took > time.Minute {
 				t.Errorf("four bombs took %v", took)
 			}
-			if d := e.Decide(t.Context(), good, &policy.Input{}); !d.Allow {
+			// 50 ms are little on a slow machine that has just been kept busy.
+			d := e.Decide(t.Context(), good, &policy.Input{})
+			for end := time.Now().Add(time.Minute); d.Missed && time.Now().Before(end); {
+				d = e.Decide(t.Context(), good, &policy.Input{})
+			}
+			if !d.Allow {
 				t.Errorf("afterwards another policy refuses: %+v", d)
 			}
 		})

@@ -29,6 +29,14 @@ type Answer struct {
 	Chance policy.Chance // what may differ next time; nil: nothing
 }
 
+// Why says in words why the answer is no.
+func (a *Answer) Why() string {
+	if a.Result == nil {
+		return a.Name + " is undefined"
+	}
+	return a.Name + " is not true"
+}
+
 // place is a document below data that is asked for as OPA's data API does it.
 type place struct {
 	ref      ast.Ref

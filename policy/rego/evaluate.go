@@ -31,12 +31,13 @@ type verdict struct {
 	pure     bool // the same question has the same answer
 	reasons  []string
 	filtered []byte
+	response []byte // JSON; nil: none was asked for
 	chance   ndb.NDBCache
 	cause    policy.Cause
 }
 
 func (v *verdict) fill(d *policy.Decision) {
-	d.Allow, d.Reasons, d.Filtered, d.Missed = v.allow, v.reasons, v.filtered, v.missed
+	d.Allow, d.Reasons, d.Filtered, d.Result, d.Missed = v.allow, v.reasons, v.filtered, v.response, v.missed
 	d.Cause = v.cause
 	if len(v.chance) > 0 {
 		d.Chance = v.chance
@@ -151,6 +152,12 @@ func judge(entry *entry, result *ast.Term) *verdict {
 		return list.Elem(0)
 	}
 	allow, deny := answer("allow"), answer("deny")
+	if entry.responds {
+		var err error
+		if allow, v.response, err = respond(allow, answer); err != nil {
+			return no("the policy's answer to a proxy cannot be used: %v", err)
+		}
+	}
 	if v.reasons = denials(entry, deny); len(v.reasons) > 0 {
 		v.cause = policy.Denied
 	}

@@ -75,6 +75,9 @@ func (s *set) asked(past *policy.Past) (path string, body ast.Body, compiler ast
 		path = s.entryPoints.For(action(past.Input))
 	}
 	entry := s.entry(path)
+	if past.Response {
+		entry = s.responding(path)
+	}
 	if !entry.defined || entry.err != nil {
 		return path, nil, nil
 	}

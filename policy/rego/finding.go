@@ -49,7 +49,7 @@ var rules = func() map[string]Rule {
 		{ruleCoverage, policy.SeverityError, "The tests evaluate less of the modules than is asked for.", "write tests that reach the lines named"},
 		{ruleForbidden, policy.SeverityError, "A built-in that policies may not call.",
 			"policies cannot reach the network or the node, nor call what no time limit can interrupt; send the facts they need as data of the revision"},
-		{ruleDeprecated, policy.SeverityWarning, "A built-in that OPA has given up.", "use what OPA's documentation names in its place; in Rego v1 it does not compile"},
+		{ruleDeprecated, policy.SeverityWarning, "A built-in that OPA has given up.", "write what the finding names in its place; in Rego v1 it does not compile"},
 		{ruleUnverified, policy.SeverityWarning, "A token is decoded and its signature is not verified.",
 			"whoever can send a token can write its claims; use [valid, header, payload] := io.jwt.decode_verify(token, constraints), or input.principal, which is verified"},
 		{ruleDecodeOrder, policy.SeverityWarning, "The three values of io.jwt.decode are taken for those of io.jwt.decode_verify.",
@@ -61,17 +61,46 @@ var rules = func() map[string]Rule {
 		{ruleNoDefault, policy.SeverityInfo, "allow has no default.", "write default allow := false, so that it is never undefined"},
 		{ruleNoAllow, policy.SeverityWarning, "An entry point has no allow, so it refuses everything.", "define allow in it"},
 		{ruleNotBoolean, policy.SeverityWarning, "allow can be something else than true or false, which refuses.", "let allow be true or false, and give reasons in deny"},
-		{ruleNoEntryPoint, policy.SeverityWarning, "Nothing is defined at an entry point.", "name the package as the entry point says, or the entry point as the package"},
+		{ruleNoEntryPoint, policy.SeverityWarning, "Nothing is defined at an entry point.", "name the package as the entry point says, or the entry point as the package: {\"metadata\":{\"muster\":{\"entry_points\":{\"write\":\"a/b\",\"lookup\":\"a/c\"}}}} in .manifest, or entry_points in the JSON of a push"},
 		{ruleWalk, policy.SeverityWarning, "A decision visits every value of a document that callers make as large as they like.",
 			"walk only the part that matters, such as input.resource.payload.servers, or refer to it by its path"},
 		{ruleNegation, policy.SeverityWarning, "A not does not hold where an argument of what it negates is undefined.",
 			"give the argument a value first, as in tier := object.get(input.resource.metadata, \"tier\", \"\"), and negate what is said of that"},
-		{ruleV0, policy.SeverityInfo, "The module is Rego v0.", "opa fmt --v0-v1 rewrites it for Rego v1"},
+		{ruleV0, policy.SeverityInfo, "The module is Rego v0.", "write if before the body of a rule and contains before what a set contains, as in allow if { … } and deny contains reason if { … }; opa fmt --v0-v1 does so by itself"},
 	} {
 		all[r.ID] = r
 	}
 	return all
 }()
+
+// instead says what to write for a built-in that OPA has given up.
+var instead = map[string]string{
+	"all":              "every x in xs { x == true }",
+	"any":              "true in xs",
+	"re_match":         "regex.match, with the same arguments",
+	"net.cidr_overlap": "net.cidr_contains, with the same arguments",
+	"set_diff":         "a - b",
+	"cast_array":       "[x | some x in xs]",
+	"cast_set":         "{x | some x in xs}",
+	"cast_string":      "is_string(x), and use x",
+	"cast_boolean":     "is_boolean(x), and use x",
+	"cast_null":        "is_null(x), and use x",
+	"cast_object":      "is_object(x), and use x",
+}
+
+// deprecated is the finding about a built-in that OPA has given up.
+func deprecated(name string, at *ast.Location) policy.Finding {
+	f := finding(ruleDeprecated, at, "%s is deprecated", name)
+	f.Remedy = replacement(name)
+	return f
+}
+
+func replacement(name string) string {
+	if text, ok := instead[name]; ok {
+		return "write " + text + "; in Rego v1 " + name + " does not compile"
+	}
+	return rules[ruleDeprecated].Remedy
+}
 
 // Rules lists all kinds of findings, by id.
 func Rules() []Rule {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/open-policy-agent/opa/v1/ast"
+
 	"github.com/muster-registry/muster/policy"
 )
 
@@ -209,6 +211,39 @@ func TestFindingsOfUnchangedModulesStay(t *testing.T) {
 		unverified := slices.ContainsFunc(got.Findings, func(f policy.Finding) bool { return f.Rule == ruleUnverified })
 		if unverified != (second == silent) {
 			t.Errorf("%d: unverified = %v", i, unverified)
+		}
+	}
+}
+
+// A finding about a built-in that is given up names what to write, in the
+// older Rego, where it loads, and in Rego v1, where it does not.
+func TestEveryDeprecatedBuiltinHasAReplacement(t *testing.T) {
+	for _, b := range ast.DefaultBuiltins {
+		if !b.IsDeprecated() || strings.HasPrefix(b.Name, "internal.") {
+			continue
+		}
+		if !strings.HasPrefix(replacement(b.Name), "write ") || strings.Contains(replacement(b.Name), "the finding") {
+			t.Errorf("%s: %s", b.Name, replacement(b.Name))
+		}
+	}
+	e := engine(t)
+	for _, source := range []string{
+		"package api.registry.authz\ndefault allow = false\nallow { any([input.a, input.b]) }",
+		"package api.registry.authz\nimport rego.v1\ndefault allow := false\nallow if any([input.a, input.b])",
+	} {
+		c := policy.Content{Modules: map[string]string{"a.rego": source}}
+		if err := c.Normalize(); err != nil {
+			t.Fatal(err)
+		}
+		report, err := e.Check(t.Context(), &c)
+		found := report.Findings
+		if err != nil {
+			found = errorFindings(err)
+		}
+		if !slices.ContainsFunc(found, func(f policy.Finding) bool {
+			return f.Rule == ruleDeprecated && strings.Contains(f.Remedy, "true in xs")
+		}) {
+			t.Errorf("%s: %v %+v", source, err, found)
 		}
 	}
 }

@@ -120,7 +120,11 @@ func askHostile(name string) error {
 	if d := e.Decide(ctx, rev, &policy.Input{Action: policy.Register, Method: "POST"}); d.Allow || len(d.Reasons) == 0 {
 		return fmt.Errorf("%+v", d)
 	}
-	if d := e.Decide(ctx, rev, &policy.Input{Action: policy.Register, Method: "GET"}); d.Missed {
+	d := e.Decide(ctx, rev, &policy.Input{Action: policy.Register, Method: "GET"})
+	for end := time.Now().Add(time.Minute); d.Missed && time.Now().Before(end); {
+		d = e.Decide(ctx, rev, &policy.Input{Action: policy.Register, Method: "GET"})
+	}
+	if d.Missed {
 		return fmt.Errorf("the next question is not answered: %v", d.Reasons)
 	}
 	return nil
@@ -159,7 +163,7 @@ func TestRewrittenRulesAnswerTheSame(t *testing.T) {
 			written.compiler = written.asWritten()
 			written.depends = edges{} // what its rules read is found by them
 			written.depends.add(written.compiler.Graph, written.compiler.Modules)
-			entries := []*entry{rewritten.entry(policy.DefaultWrite), written.prepare(policy.DefaultWrite)}
+			entries := []*entry{rewritten.entry(policy.DefaultWrite), written.prepare(policy.DefaultWrite, answers)}
 			rapid.Check(t, func(t *rapid.T) {
 				in := &policy.Input{Action: policy.Register, Method: "GET", Resource: policy.Resource{
 					Payload: []byte(values.Draw(t, "payload")), Previous: []byte(values.Draw(t, "previous"))}}

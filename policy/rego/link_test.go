@@ -239,7 +239,7 @@ func TestLinkedRevisionsDecideAsCompiledOnes(t *testing.T) {
 			}
 			for path, entry := range s.ready {
 				a, b := entry, fresh.ready[path]
-				if a.defined != b.defined || a.cacheable != b.cacheable || fmt.Sprint(a.projection) != fmt.Sprint(b.projection) && fmt.Sprint(s.analyse(path)) != fmt.Sprint(fresh.analyse(path)) {
+				if a.defined != b.defined || a.cacheable != b.cacheable || fmt.Sprint(a.projection) != fmt.Sprint(b.projection) && fmt.Sprint(s.analyse(path, answers)) != fmt.Sprint(fresh.analyse(path, answers)) {
 					t.Fatalf("%s: %+v, compiled %+v", path, a, b)
 				}
 			}

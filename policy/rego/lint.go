@@ -73,7 +73,7 @@ func (r *remark) call(l *local, c call) {
 	case b == nil:
 		return
 	case b.IsDeprecated():
-		r.found = append(r.found, finding(ruleDeprecated, c.at, "%s is deprecated", c.name))
+		r.found = append(r.found, deprecated(c.name, c.at))
 	case c.name == ast.JWTDecode.Name:
 		r.decoded = append(r.decoded, decoded{l.key(c.args), finding(ruleUnverified, c.at, "io.jwt.decode does not verify the token, and nothing else does")})
 	}

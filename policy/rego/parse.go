@@ -182,7 +182,8 @@ const jwtAdvice = "io.jwt.decode returns [header, payload, signature] and no ver
 // advise explains a message of OPA's compiler, where it can.
 func advise(f *policy.Finding, m *ast.Module) {
 	if strings.HasPrefix(f.Message, "deprecated built-in") {
-		f.Rule, f.Remedy = ruleDeprecated, rules[ruleDeprecated].Remedy
+		_, name, _ := strings.Cut(f.Message, ": ")
+		f.Rule, f.Remedy = ruleDeprecated, replacement(name)
 	}
 	rest, ok := strings.CutPrefix(f.Message, "undefined ref: ")
 	if !ok || m == nil {

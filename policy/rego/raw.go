@@ -17,6 +17,11 @@ import (
 // point that the action selects, the built-in roles decide about the
 // principal of the input; a named entry point that is not defined refuses.
 func (e *Engine) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoint string, input []byte) (policy.Decision, error) {
+	return e.decideRaw(ctx, rev, entrypoint, input, (*set).entry)
+}
+
+// decideRaw asks the entry point that find gives.
+func (e *Engine) decideRaw(ctx context.Context, rev *policy.Revision, entrypoint string, input []byte, find func(*set, string) *entry) (policy.Decision, error) {
 	named := entrypoint != ""
 	if named {
 		path, err := policy.EntryPoint(entrypoint)
@@ -52,7 +57,7 @@ func (e *Engine) DecideRaw(ctx context.Context, rev *policy.Revision, entrypoint
 			entrypoint = s.entryPoints.For(action(input))
 		}
 		d.EntryPoint = entrypoint
-		if entry := s.entry(entrypoint); entry.defined || entry.err != nil {
+		if entry := find(s, entrypoint); entry.defined || entry.err != nil {
 			v := e.evaluateIn(ctx, e.asked, s, entry, d.Time, func() ast.Value { return document })
 			v.fill(&d)
 			e.tell(ctx, v, &d)

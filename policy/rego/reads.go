@@ -33,7 +33,7 @@ func (p *paths) add(path []string) {
 func (p *paths) covers(name string) bool { return p.all || p.next[name] != nil }
 
 // analyse walks all rules that the answers of an entry point depend on.
-func (s *set) analyse(path string) reads {
+func (s *set) analyse(path string, answers []string) reads {
 	refs := make([]ast.Ref, len(answers))
 	for i, name := range answers {
 		refs[i] = dataRef(path, name)

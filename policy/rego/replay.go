@@ -74,8 +74,9 @@ func (e *Engine) documentAgain(ctx context.Context, d policy.Decision, rev *poli
 		return refused(err)
 	}
 	a := result.(*Answer)
+	a.Name = doc.name
 	if d.Allow, d.Result = a.Yes, a.Result; !a.Yes {
-		d.Reasons = []string{doc.name + " is not true"}
+		d.Reasons = []string{a.Why()}
 	}
 	return d, nil
 }
@@ -88,6 +89,9 @@ func (e *Engine) pastEntry(ctx context.Context, rev *policy.Revision, past *poli
 	path := past.EntryPoint
 	if path == "" {
 		path = s.entryPoints.For(action(past.Input))
+	}
+	if past.Response {
+		return s, s.responding(path), nil
 	}
 	return s, s.entry(path), nil
 }

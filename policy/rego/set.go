@@ -81,7 +81,7 @@ func (e *Engine) compile(c *policy.Content) (s *set) {
 	s.main = s.newPlace(DataRef("system/main"))
 	for _, action := range []policy.Action{policy.Register, policy.Lookup} {
 		path := c.EntryPoints.For(action)
-		s.ready[path] = s.prepare(path)
+		s.ready[path] = s.prepare(path, answers)
 		if err := s.ready[path].err; err != nil {
 			return &set{err: err, modules: s.modules}
 		}
@@ -161,16 +161,21 @@ func (s *set) entry(path string) *entry {
 	if e := s.ready[path]; e != nil {
 		return e
 	}
+	return s.remembered(path, func() *entry { return s.prepare(path, answers) })
+}
+
+// remembered gives the entry point of that name, and makes it for the first who asks.
+func (s *set) remembered(name string, make func() *entry) *entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.named[path]; e != nil {
+	if e := s.named[name]; e != nil {
 		return e
 	}
 	if len(s.named) >= maxNamed {
 		clear(s.named)
 	}
-	e := s.prepare(path)
-	s.named[path] = e
+	e := make()
+	s.named[name] = e
 	return e
 }
 
@@ -182,6 +187,7 @@ type entry struct {
 	query     ast.Body
 	compiler  ast.QueryCompiler
 	cacheable bool
+	responds  bool // it is asked by [Engine.DecideResponse]
 	chance    bool // it may ask for what differs from one evaluation to the next at the same time
 	projection
 }
@@ -191,7 +197,7 @@ var answers = []string{"allow", "deny", "filtered"}
 
 const resultVar = ast.Var("result")
 
-func (s *set) prepare(path string) *entry {
+func (s *set) prepare(path string, answers []string) *entry {
 	e := &entry{path: path, defined: s.defines(path)}
 	if !e.defined {
 		return e
@@ -203,24 +209,30 @@ func (s *set) prepare(path string) *entry {
 			items = append(items, fmt.Sprintf("%q: [v | v = %s]", name, reference(path, name)))
 		}
 	}
-	body, err := ast.ParseBody(string(resultVar) + " = {" + strings.Join(items, ", ") + "}")
-	if err != nil {
-		e.err = fault.Wrap(fault.InvalidPolicy, err, "the entry point %s cannot be asked", path)
-		return e
-	}
-	e.compiler = s.compiler.QueryCompiler()
-	if e.query, err = e.compiler.Compile(body); err != nil {
-		e.err = invalid(err, s.modules)
+	if s.ask(e, items); e.err != nil {
 		if len(s.compiler.GetRulesExact(dataRef(path))) > 0 {
-			e.err = fault.Wrap(fault.InvalidPolicy, err, "it is a rule; name the package that it is in")
+			e.err = fault.Wrap(fault.InvalidPolicy, e.err, "it is a rule; name the package that it is in")
 		}
 		return e
 	}
-	reads := s.analyse(path)
+	reads := s.analyse(path, answers)
 	e.chance = reads.chance
 	e.cacheable = !reads.impure && !reads.input.covers("time")
 	e.projection = project(&reads.input)
 	return e
+}
+
+// ask compiles the query for the items of the answer.
+func (s *set) ask(e *entry, items []string) {
+	body, err := ast.ParseBody(string(resultVar) + " = {" + strings.Join(items, ", ") + "}")
+	if err != nil {
+		e.err = fault.Wrap(fault.InvalidPolicy, err, "the entry point %s cannot be asked", e.path)
+		return
+	}
+	e.compiler = s.compiler.QueryCompiler()
+	if e.query, err = e.compiler.Compile(body); err != nil {
+		e.err = invalid(err, s.modules)
+	}
 }
 
 func reference(path string, more ...string) string {

@@ -37,7 +37,8 @@ func swelling() string {
 // revision that goes on like that is not asked any more, and others are not
 // kept from being asked.
 func TestWhatCannotBeInterruptedIsLeftBehind(t *testing.T) {
-	e := engine(t, func(o *Options) { o.Limit, o.CacheTTL = 50*time.Millisecond, -1 })
+	// Long enough to get to the step that nothing ends: what is cut off before is no news.
+	e := engine(t, func(o *Options) { o.Limit, o.CacheTTL = time.Second, -1 })
 	rev := revision(t, "a.rego", endless(`input.method == "POST"`))
 	good := revision(t, "a.rego", "package api.registry.authz\nimport rego.v1\nallow if input.method == \"POST\"")
 	for _, r := range []*policy.Revision{rev, good} {
@@ -69,7 +70,7 @@ func TestWhatCannotBeInterruptedIsLeftBehind(t *testing.T) {
 
 func TestCheckRefusesWhatCannotBeInterrupted(t *testing.T) {
 	limits := func(o *Options) {
-		o.Limit, o.TestLimit, o.CompileLimit = 50*time.Millisecond, time.Second, 8*time.Second
+		o.Limit, o.TestLimit, o.CompileLimit = time.Second, time.Second, 8*time.Second
 	}
 	for name, modules := range map[string][]string{
 		"on the first question": {"a.rego", endless(`input.method == "PUT"`)},

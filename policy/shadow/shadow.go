@@ -24,6 +24,7 @@ import (
 // decisions here.
 type Engine interface {
 	policy.Decider
+	Replayer
 	Prepare(ctx context.Context, rev *policy.Revision) error
 }
 
@@ -139,10 +140,10 @@ func number(r *policy.Revision) uint64 {
 // Decided implements [policy.Observer].
 func (s *Shadow) Decided(rev *policy.Revision, q *policy.Question, d *policy.Decision, _ time.Duration) {
 	r := s.current.Load()
-	if r == nil || d.Missed || d.BreakGlass || number(rev) != number(r.active) || !sampled(d.ID, r.share) {
+	if r == nil || d.Missed || d.BreakGlass || q.Query != "" || number(rev) != number(r.active) || !sampled(d.ID, r.share) {
 		return
 	}
-	j := job{run: r, question: *q, decision: *d, at: time.Now(), size: int64(len(q.Raw))}
+	j := job{run: r, question: *q, decision: *d, at: time.Now(), size: int64(len(q.Raw) + len(d.Result))}
 	if q.Input != nil {
 		in := *q.Input // the caller may go on to ask about another resource
 		j.question.Input = &in
@@ -217,18 +218,25 @@ func (s *Shadow) evaluate(ctx context.Context, j *job) {
 	}
 	var other policy.Decision
 	input := func() ([]byte, error) { return q.Raw, nil }
-	if q.Input != nil {
+	switch {
+	case q.Document:
+		other = s.document(ctx, j)
+	case q.Input != nil:
 		if entry == "" {
 			entry = entryPoints(r.active).For(q.Input.Action)
 		}
 		other = s.options.Engine.Decide(ctx, r.shadow, q.Input)
 		input = q.Input.Document
-	} else {
+	default:
 		if entry == "" {
 			entry = entryPoints(r.active).For(action(q.Raw))
 		}
+		ask := s.options.Engine.DecideRaw
+		if q.Response {
+			ask = s.options.Engine.DecideResponse
+		}
 		var err error
-		if other, err = s.options.Engine.DecideRaw(ctx, r.shadow, q.Entrypoint, q.Raw); err != nil {
+		if other, err = ask(ctx, r.shadow, q.Entrypoint, q.Raw); err != nil {
 			other = policy.Decision{Missed: true, Reasons: []string{err.Error()}}
 		}
 	}
@@ -242,6 +250,26 @@ func (s *Shadow) evaluate(ctx context.Context, j *job) {
 		entry = "named" // callers choose those, so there may be any number
 	}
 	s.differences.WithLabelValues(entry, string(kind)).Inc()
+}
+
+// document asks for a document by its path, as it was asked for.
+func (s *Shadow) document(ctx context.Context, j *job) policy.Decision {
+	past := &policy.Past{EntryPoint: j.question.Entrypoint, Document: true, Input: j.question.Raw, Time: j.decision.Time}
+	if past.Input == nil {
+		past.Input = []byte("{}")
+	}
+	var err error
+	if j.decision.Chance != nil {
+		past.Chance, err = j.decision.Chance.MarshalJSON()
+	}
+	var other policy.Decision
+	if err == nil {
+		other, err = s.options.Engine.Replay(ctx, j.run.shadow, past)
+	}
+	if err != nil {
+		return policy.Decision{Missed: true, Reasons: []string{err.Error()}}
+	}
+	return other
 }
 
 func entryPoints(rev *policy.Revision) policy.EntryPoints {

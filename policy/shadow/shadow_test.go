@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -69,7 +70,7 @@ type trial struct {
 }
 
 func newTrial(t *testing.T, o shadow.Options) *trial {
-	x := &trial{history: newHistory(t), engine: rego.New(rego.Options{})}
+	x := &trial{history: newHistory(t), engine: rego.New(rego.Options{Limit: 10 * time.Second})}
 	t.Cleanup(x.engine.Close)
 	o.Engine = x.engine
 	x.s = shadow.New(o)
@@ -381,5 +382,62 @@ func BenchmarkDecided(b *testing.B) {
 				s.Decided(nil, q, d, 0)
 			}
 		})
+	}
+}
+
+// Documents that are asked for by their path, on the policy port, are asked of
+// the shadow and made again in a replay as decisions are; queries are not.
+func TestDocumentsAreCompared(t *testing.T) {
+	x := newTrial(t, shadow.Options{Limit: time.Minute})
+	x.activate(x.stage(module("team", "allow := input.who in {\"ann\", \"bob\"}\nlevel := 1 if input.who\nsame := [input.who]\ngone := 1")))
+	x.shadow(x.stage(module("team", "allow := input.who == \"ann\"\nlevel := 2 if input.who\nsame := [input.who]")), 1)
+	x.follow()
+	x.run()
+	table := x.txn.Commit()
+	active := table.Active()
+	var made []*shadow.Made
+	ask := func(path, who string) {
+		t.Helper()
+		q := &policy.Question{Entrypoint: path, Document: true}
+		if who != "" {
+			q.Raw = fmt.Appendf(nil, `{"who":%q}`, who)
+		}
+		a, err := x.engine.Document(t.Context(), active, &rego.Ask{Path: path, Body: q.Raw, Envelope: rego.Bare})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := policy.Decision{ID: rego.NewID(), PolicyRevision: 1, Time: time.Now(), EntryPoint: path, Allow: a.Yes, Result: a.Result}
+		if !a.Yes {
+			d.Reasons = []string{a.Why()}
+		}
+		x.s.Decided(active, q, &d, 0)
+		past := policy.Past{EntryPoint: path, Document: true, Input: q.Raw, Time: d.Time}
+		if q.Raw == nil {
+			past.Input = []byte("{}")
+		}
+		made = append(made, &shadow.Made{Past: past, EntryPoint: path, Decision: d})
+	}
+	for _, who := range []string{"ann", "bob", "eve", ""} {
+		ask("team/allow", who)
+		ask("team/level", who)
+		ask("team/same", who)
+	}
+	ask("team/gone", "")
+	x.s.Decided(active, &policy.Question{Entrypoint: policy.Query, Query: "x = data"}, &policy.Decision{ID: "q", Allow: true, Result: []byte(`[{"x":1}]`)}, 0)
+
+	rev, _ := table.Get(2)
+	const want = "[result team/level  3 would_deny team/allow data.team.allow is not true 1 would_deny team/gone data.team.gone is undefined 1]"
+	for how, i := range map[string]*policy.Impact{
+		"as they happen": x.settled(13),
+		"in a replay":    shadow.Replay(t.Context(), x.engine, rev, slices.Values(made), nil),
+	} {
+		var got []string
+		for _, d := range i.Differences {
+			got = append(got, fmt.Sprintf("%s %s %s %d", d.Kind, d.EntryPoint, d.Reason, d.Count))
+		}
+		slices.Sort(got)
+		if fmt.Sprint(got) != want || i.Evaluated != 13 || i.Dropped != 0 {
+			t.Errorf("%s: %d evaluated, %d dropped: %v\nwant %s", how, i.Evaluated, i.Dropped, got, want)
+		}
 	}
 }

@@ -120,6 +120,8 @@ func compare(active, other *policy.Decision) (kind policy.DifferenceKind, reason
 		if odd := oddReason(active.Reasons, other.Reasons); odd != "" {
 			return policy.DiffersByReasons, odd
 		}
+	case active.Result != nil && !bytes.Equal(active.Result, other.Result):
+		return policy.DiffersByResult, ""
 	case (active.Filtered == nil) != (other.Filtered == nil):
 		return policy.DiffersByFiltered, ""
 	case !bytes.Equal(active.Filtered, other.Filtered) && len(policy.Places(active.Filtered, other.Filtered, 1)) > 0:

@@ -1,6 +1,8 @@
 package definition
 
 import (
+	"errors"
+
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/muster-registry/muster/fault"
@@ -30,10 +32,11 @@ func JSON(format string, document []byte) []byte {
 
 // FromYAML turns one YAML document, which may be JSON, into JSON: scalars keep
 // their meaning, and what aliases may add is bounded before it is expanded. The
-// error is bad_request or too_large.
+// error is bad_request or too_large; for an alias bomb what a definition gets:
+// invalid_definition.
 func FromYAML(document []byte) ([]byte, error) {
 	text, _, err := fromYAML(document)
-	if fault.Is(err, fault.InvalidDefinition) {
+	if fault.Is(err, fault.InvalidDefinition) && !errors.Is(err, errBomb) {
 		return nil, fault.New(fault.BadRequest, "the body cannot be read: %s", fault.From(err).Detail)
 	}
 	return text, err

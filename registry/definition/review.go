@@ -22,6 +22,17 @@ var Severities = []string{"high", "medium", "low", "info"}
 // NotChecked is the rule of findings that say what was not looked at.
 const NotChecked = "not-checked"
 
+// Rule is what a built-in rule about definitions says about itself.
+type Rule struct {
+	ID          string `json:"id"`
+	Severity    string `json:"severity"` // high, medium, low, info
+	OWASP       string `json:"owasp"`    // of the OWASP API Security Top 10, such as API2:2023
+	NIST        string `json:"nist"`     // publication and family of measures
+	Title       string `json:"title"`
+	Description string `json:"description"`
+	Package     string `json:"package"`
+}
+
 // Judgement is what a rule says about all places of one entry of a normal
 // form.
 type Judgement struct {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/muster-registry/muster/fault"
 )
 
 // fromYAML turns one YAML document into JSON, with the line of each value in
@@ -39,6 +41,15 @@ func fromYAML(document []byte) (text []byte, lines []int32, err error) {
 	return c.out, c.lines, nil
 }
 
+// errBomb is behind every refusal of aliases that stand for too much.
+var errBomb = errors.New("an alias bomb")
+
+func bomb(format string, args ...any) error {
+	e := fault.Wrap(fault.InvalidDefinition, errBomb, format, args...)
+	e.Fields = []fault.Field{{Message: e.Detail}}
+	return e
+}
+
 // estimate gives at least the number of nodes that the parser will make.
 func estimate(document []byte) int {
 	n := 1
@@ -66,13 +77,16 @@ func (c *converter) value(n *yaml.Node, depth int, aliased bool) error {
 		n, aliased = n.Alias, true
 	}
 	if depth > maxDepth {
-		return invalid("", "line %d: nests deeper than %d levels, by itself or by an alias that holds itself", n.Line, maxDepth)
+		if aliased {
+			return bomb("line %d: nests deeper than %d levels by an alias", n.Line, maxDepth)
+		}
+		return invalid("", "line %d: nests deeper than %d levels", n.Line, maxDepth)
 	}
 	if aliased {
 		c.aliased++
 		c.bytes += len(n.Value)
 		if c.aliased > maxAliased || c.bytes > 16*maxAliased {
-			return invalid("", "line %d: YAML aliases repeat too much; write out what they stand for", n.Line)
+			return bomb("line %d: YAML aliases repeat too much; write out what they stand for", n.Line)
 		}
 	}
 	c.lines = append(c.lines, int32(n.Line))
@@ -146,7 +160,7 @@ func (c *converter) merge(seen map[string]bool, m *yaml.Node, depth, nested int)
 		m = m.Alias
 	}
 	if c.aliased++; c.aliased > maxAliased || nested > maxDepth {
-		return invalid("", "line %d: YAML merges repeat too much; write out what they stand for", m.Line)
+		return bomb("line %d: YAML merges repeat too much; write out what they stand for", m.Line)
 	}
 	switch m.Kind {
 	case yaml.SequenceNode:

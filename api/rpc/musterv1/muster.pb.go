@@ -13,6 +13,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -41,12 +42,14 @@ type Instance struct {
 	DeregisterAfter string                 `protobuf:"bytes,12,opt,name=deregister_after,json=deregisterAfter,proto3" json:"deregister_after,omitempty"`
 	Checks          []*Check               `protobuf:"bytes,13,rep,name=checks,proto3" json:"checks,omitempty"`
 	// What follows is muster's, and not taken from a caller.
-	Status        string `protobuf:"bytes,14,opt,name=status,proto3" json:"status,omitempty"`
-	StatusBy      string `protobuf:"bytes,15,opt,name=status_by,json=statusBy,proto3" json:"status_by,omitempty"`
-	Revision      uint64 `protobuf:"varint,16,opt,name=revision,proto3" json:"revision,omitempty"`
-	CreatedAt     string `protobuf:"bytes,17,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"` // RFC 3339
-	UpdatedAt     string `protobuf:"bytes,18,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
-	CreatedBy     string `protobuf:"bytes,19,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	Status        string        `protobuf:"bytes,14,opt,name=status,proto3" json:"status,omitempty"`
+	StatusBy      string        `protobuf:"bytes,15,opt,name=status_by,json=statusBy,proto3" json:"status_by,omitempty"`
+	Revision      uint64        `protobuf:"varint,16,opt,name=revision,proto3" json:"revision,omitempty"`
+	CreatedAt     string        `protobuf:"bytes,17,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"` // RFC 3339
+	UpdatedAt     string        `protobuf:"bytes,18,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	CreatedBy     string        `protobuf:"bytes,19,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	CheckStates   []*CheckState `protobuf:"bytes,20,rep,name=check_states,json=checkStates,proto3" json:"check_states,omitempty"`
+	OwnStatus     string        `protobuf:"bytes,21,opt,name=own_status,json=ownStatus,proto3" json:"own_status,omitempty"` // without the checks, where they are worse
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -214,15 +217,42 @@ func (x *Instance) GetCreatedBy() string {
 	return ""
 }
 
+func (x *Instance) GetCheckStates() []*CheckState {
+	if x != nil {
+		return x.CheckStates
+	}
+	return nil
+}
+
+func (x *Instance) GetOwnStatus() string {
+	if x != nil {
+		return x.OwnStatus
+	}
+	return ""
+}
+
 type Check struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Type          string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"` // http, tcp, grpc, ttl
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Target        string                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
-	Interval      string                 `protobuf:"bytes,4,opt,name=interval,proto3" json:"interval,omitempty"`
-	Timeout       string                 `protobuf:"bytes,5,opt,name=timeout,proto3" json:"timeout,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Type     string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"` // http, tcp, grpc, ttl
+	Name     string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Target   string                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
+	Interval string                 `protobuf:"bytes,4,opt,name=interval,proto3" json:"interval,omitempty"`
+	Timeout  string                 `protobuf:"bytes,5,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Id       string                 `protobuf:"bytes,6,opt,name=id,proto3" json:"id,omitempty"`
+	Notes    string                 `protobuf:"bytes,7,opt,name=notes,proto3" json:"notes,omitempty"`
+	Ttl      string                 `protobuf:"bytes,8,opt,name=ttl,proto3" json:"ttl,omitempty"`         // for ttl
+	Service  string                 `protobuf:"bytes,9,opt,name=service,proto3" json:"service,omitempty"` // for grpc
+	// For http.
+	Method                 string                         `protobuf:"bytes,10,opt,name=method,proto3" json:"method,omitempty"`
+	Headers                map[string]*structpb.ListValue `protobuf:"bytes,11,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Body                   string                         `protobuf:"bytes,12,opt,name=body,proto3" json:"body,omitempty"`
+	Expect                 *Expect                        `protobuf:"bytes,13,opt,name=expect,proto3" json:"expect,omitempty"`
+	Tls                    *CheckTLS                      `protobuf:"bytes,14,opt,name=tls,proto3" json:"tls,omitempty"`
+	FailuresBeforeCritical int32                          `protobuf:"varint,15,opt,name=failures_before_critical,json=failuresBeforeCritical,proto3" json:"failures_before_critical,omitempty"`
+	SuccessesBeforePassing int32                          `protobuf:"varint,16,opt,name=successes_before_passing,json=successesBeforePassing,proto3" json:"successes_before_passing,omitempty"`
+	InitialStatus          string                         `protobuf:"bytes,17,opt,name=initial_status,json=initialStatus,proto3" json:"initial_status,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *Check) Reset() {
@@ -290,6 +320,281 @@ func (x *Check) GetTimeout() string {
 	return ""
 }
 
+func (x *Check) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Check) GetNotes() string {
+	if x != nil {
+		return x.Notes
+	}
+	return ""
+}
+
+func (x *Check) GetTtl() string {
+	if x != nil {
+		return x.Ttl
+	}
+	return ""
+}
+
+func (x *Check) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Check) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Check) GetHeaders() map[string]*structpb.ListValue {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Check) GetBody() string {
+	if x != nil {
+		return x.Body
+	}
+	return ""
+}
+
+func (x *Check) GetExpect() *Expect {
+	if x != nil {
+		return x.Expect
+	}
+	return nil
+}
+
+func (x *Check) GetTls() *CheckTLS {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+func (x *Check) GetFailuresBeforeCritical() int32 {
+	if x != nil {
+		return x.FailuresBeforeCritical
+	}
+	return 0
+}
+
+func (x *Check) GetSuccessesBeforePassing() int32 {
+	if x != nil {
+		return x.SuccessesBeforePassing
+	}
+	return 0
+}
+
+func (x *Check) GetInitialStatus() string {
+	if x != nil {
+		return x.InitialStatus
+	}
+	return ""
+}
+
+// Expect is what an http check wants for an answer.
+type Expect struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        []int32                `protobuf:"varint,1,rep,packed,name=status,proto3" json:"status,omitempty"` // one of them
+	Body          string                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`             // contained in the answer
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Expect) Reset() {
+	*x = Expect{}
+	mi := &file_muster_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Expect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Expect) ProtoMessage() {}
+
+func (x *Expect) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Expect.ProtoReflect.Descriptor instead.
+func (*Expect) Descriptor() ([]byte, []int) {
+	return file_muster_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Expect) GetStatus() []int32 {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *Expect) GetBody() string {
+	if x != nil {
+		return x.Body
+	}
+	return ""
+}
+
+// CheckTLS says whom a check believes.
+type CheckTLS struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ServerName    string                 `protobuf:"bytes,1,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	Ca            string                 `protobuf:"bytes,2,opt,name=ca,proto3" json:"ca,omitempty"`                                    // PEM
+	SkipVerify    bool                   `protobuf:"varint,3,opt,name=skip_verify,json=skipVerify,proto3" json:"skip_verify,omitempty"` // only where the configuration allows it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckTLS) Reset() {
+	*x = CheckTLS{}
+	mi := &file_muster_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckTLS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckTLS) ProtoMessage() {}
+
+func (x *CheckTLS) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckTLS.ProtoReflect.Descriptor instead.
+func (*CheckTLS) Descriptor() ([]byte, []int) {
+	return file_muster_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CheckTLS) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+func (x *CheckTLS) GetCa() string {
+	if x != nil {
+		return x.Ca
+	}
+	return ""
+}
+
+func (x *CheckTLS) GetSkipVerify() bool {
+	if x != nil {
+		return x.SkipVerify
+	}
+	return false
+}
+
+// CheckState is what is known of one check.
+type CheckState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Status        string                 `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"` // passing, warning, critical
+	Output        string                 `protobuf:"bytes,3,opt,name=output,proto3" json:"output,omitempty"`
+	Revision      uint64                 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	ChangedAt     string                 `protobuf:"bytes,5,opt,name=changed_at,json=changedAt,proto3" json:"changed_at,omitempty"` // RFC 3339
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckState) Reset() {
+	*x = CheckState{}
+	mi := &file_muster_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckState) ProtoMessage() {}
+
+func (x *CheckState) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckState.ProtoReflect.Descriptor instead.
+func (*CheckState) Descriptor() ([]byte, []int) {
+	return file_muster_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CheckState) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CheckState) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *CheckState) GetOutput() string {
+	if x != nil {
+		return x.Output
+	}
+	return ""
+}
+
+func (x *CheckState) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *CheckState) GetChangedAt() string {
+	if x != nil {
+		return x.ChangedAt
+	}
+	return ""
+}
+
 // Condition is under which circumstances a change is wanted.
 type Condition struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -302,7 +607,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_muster_proto_msgTypes[2]
+	mi := &file_muster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +619,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[2]
+	mi := &file_muster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +632,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{2}
+	return file_muster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Condition) GetMatch() uint64 {
@@ -362,7 +667,7 @@ type RegisterRequest struct {
 
 func (x *RegisterRequest) Reset() {
 	*x = RegisterRequest{}
-	mi := &file_muster_proto_msgTypes[3]
+	mi := &file_muster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +679,7 @@ func (x *RegisterRequest) String() string {
 func (*RegisterRequest) ProtoMessage() {}
 
 func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[3]
+	mi := &file_muster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +692,7 @@ func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterRequest.ProtoReflect.Descriptor instead.
 func (*RegisterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{3}
+	return file_muster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RegisterRequest) GetInstance() *Instance {
@@ -422,7 +727,7 @@ type RegisterResponse struct {
 
 func (x *RegisterResponse) Reset() {
 	*x = RegisterResponse{}
-	mi := &file_muster_proto_msgTypes[4]
+	mi := &file_muster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +739,7 @@ func (x *RegisterResponse) String() string {
 func (*RegisterResponse) ProtoMessage() {}
 
 func (x *RegisterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[4]
+	mi := &file_muster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +752,7 @@ func (x *RegisterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterResponse.ProtoReflect.Descriptor instead.
 func (*RegisterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{4}
+	return file_muster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RegisterResponse) GetInstance() *Instance {
@@ -471,18 +776,22 @@ func (x *RegisterResponse) GetCreated() bool {
 	return false
 }
 
+// HeartbeatRequest is a heartbeat, or a report about a check of type ttl.
 type HeartbeatRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
 	Id            string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	Check         string                 `protobuf:"bytes,4,opt,name=check,proto3" json:"check,omitempty"`   // a report: about which
+	Status        string                 `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"` // passing, warning, critical
+	Output        string                 `protobuf:"bytes,6,opt,name=output,proto3" json:"output,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HeartbeatRequest) Reset() {
 	*x = HeartbeatRequest{}
-	mi := &file_muster_proto_msgTypes[5]
+	mi := &file_muster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +803,7 @@ func (x *HeartbeatRequest) String() string {
 func (*HeartbeatRequest) ProtoMessage() {}
 
 func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[5]
+	mi := &file_muster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +816,7 @@ func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatRequest.ProtoReflect.Descriptor instead.
 func (*HeartbeatRequest) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{5}
+	return file_muster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HeartbeatRequest) GetNamespace() string {
@@ -531,6 +840,27 @@ func (x *HeartbeatRequest) GetId() string {
 	return ""
 }
 
+func (x *HeartbeatRequest) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *HeartbeatRequest) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *HeartbeatRequest) GetOutput() string {
+	if x != nil {
+		return x.Output
+	}
+	return ""
+}
+
 type HeartbeatResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Problem       *Problem               `protobuf:"bytes,1,opt,name=problem,proto3" json:"problem,omitempty"` // absent: renewed; instance_not_found: register again
@@ -540,7 +870,7 @@ type HeartbeatResponse struct {
 
 func (x *HeartbeatResponse) Reset() {
 	*x = HeartbeatResponse{}
-	mi := &file_muster_proto_msgTypes[6]
+	mi := &file_muster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +882,7 @@ func (x *HeartbeatResponse) String() string {
 func (*HeartbeatResponse) ProtoMessage() {}
 
 func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[6]
+	mi := &file_muster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +895,7 @@ func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatResponse.ProtoReflect.Descriptor instead.
 func (*HeartbeatResponse) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{6}
+	return file_muster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HeartbeatResponse) GetProblem() *Problem {
@@ -587,7 +917,7 @@ type DeregisterRequest struct {
 
 func (x *DeregisterRequest) Reset() {
 	*x = DeregisterRequest{}
-	mi := &file_muster_proto_msgTypes[7]
+	mi := &file_muster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +929,7 @@ func (x *DeregisterRequest) String() string {
 func (*DeregisterRequest) ProtoMessage() {}
 
 func (x *DeregisterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[7]
+	mi := &file_muster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +942,7 @@ func (x *DeregisterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeregisterRequest.ProtoReflect.Descriptor instead.
 func (*DeregisterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{7}
+	return file_muster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeregisterRequest) GetNamespace() string {
@@ -652,7 +982,7 @@ type DeregisterResponse struct {
 
 func (x *DeregisterResponse) Reset() {
 	*x = DeregisterResponse{}
-	mi := &file_muster_proto_msgTypes[8]
+	mi := &file_muster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -664,7 +994,7 @@ func (x *DeregisterResponse) String() string {
 func (*DeregisterResponse) ProtoMessage() {}
 
 func (x *DeregisterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[8]
+	mi := &file_muster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -677,7 +1007,7 @@ func (x *DeregisterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeregisterResponse.ProtoReflect.Descriptor instead.
 func (*DeregisterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{8}
+	return file_muster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeregisterResponse) GetRevision() uint64 {
@@ -701,7 +1031,7 @@ type Reading struct {
 
 func (x *Reading) Reset() {
 	*x = Reading{}
-	mi := &file_muster_proto_msgTypes[9]
+	mi := &file_muster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -713,7 +1043,7 @@ func (x *Reading) String() string {
 func (*Reading) ProtoMessage() {}
 
 func (x *Reading) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[9]
+	mi := &file_muster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -726,7 +1056,7 @@ func (x *Reading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reading.ProtoReflect.Descriptor instead.
 func (*Reading) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{9}
+	return file_muster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Reading) GetLinearizable() bool {
@@ -779,7 +1109,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_muster_proto_msgTypes[10]
+	mi := &file_muster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +1121,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[10]
+	mi := &file_muster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +1134,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{10}
+	return file_muster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResolveRequest) GetNamespace() string {
@@ -863,13 +1193,14 @@ type ResolveResponse struct {
 	Revision      uint64                 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"` // of the last change to the instances
 	Instances     []*Instance            `protobuf:"bytes,4,rep,name=instances,proto3" json:"instances,omitempty"`
 	StateRevision uint64                 `protobuf:"varint,5,opt,name=state_revision,json=stateRevision,proto3" json:"state_revision,omitempty"` // of the state that answered: read, then watch behind it
+	Locality      *Locality              `protobuf:"bytes,6,opt,name=locality,proto3" json:"locality,omitempty"`                                 // where a zone was asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_muster_proto_msgTypes[11]
+	mi := &file_muster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1212,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[11]
+	mi := &file_muster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1225,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{11}
+	return file_muster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResolveResponse) GetNamespace() string {
@@ -932,6 +1263,74 @@ func (x *ResolveResponse) GetStateRevision() uint64 {
 	return 0
 }
 
+func (x *ResolveResponse) GetLocality() *Locality {
+	if x != nil {
+		return x.Locality
+	}
+	return nil
+}
+
+// Locality says what an answer prefers. Its instances of the zone stand first.
+type Locality struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zone          string                 `protobuf:"bytes,1,opt,name=zone,proto3" json:"zone,omitempty"`
+	Instances     uint32                 `protobuf:"varint,2,opt,name=instances,proto3" json:"instances,omitempty"`                  // of the answer that are in the zone
+	SpillOver     bool                   `protobuf:"varint,3,opt,name=spill_over,json=spillOver,proto3" json:"spill_over,omitempty"` // the zone has too few that pass: the others are to be used as well
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Locality) Reset() {
+	*x = Locality{}
+	mi := &file_muster_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Locality) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Locality) ProtoMessage() {}
+
+func (x *Locality) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Locality.ProtoReflect.Descriptor instead.
+func (*Locality) Descriptor() ([]byte, []int) {
+	return file_muster_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Locality) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Locality) GetInstances() uint32 {
+	if x != nil {
+		return x.Instances
+	}
+	return 0
+}
+
+func (x *Locality) GetSpillOver() bool {
+	if x != nil {
+		return x.SpillOver
+	}
+	return false
+}
+
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Request:
@@ -945,7 +1344,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_muster_proto_msgTypes[12]
+	mi := &file_muster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -957,7 +1356,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[12]
+	mi := &file_muster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -970,7 +1369,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{12}
+	return file_muster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WatchRequest) GetRequest() isWatchRequest_Request {
@@ -1028,7 +1427,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_muster_proto_msgTypes[13]
+	mi := &file_muster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1439,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[13]
+	mi := &file_muster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1452,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{13}
+	return file_muster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchResponse) GetWatch() uint64 {
@@ -1113,7 +1512,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_muster_proto_msgTypes[14]
+	mi := &file_muster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1524,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[14]
+	mi := &file_muster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1537,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{14}
+	return file_muster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Event) GetType() string {
@@ -1200,7 +1599,7 @@ type DecideRequest struct {
 
 func (x *DecideRequest) Reset() {
 	*x = DecideRequest{}
-	mi := &file_muster_proto_msgTypes[15]
+	mi := &file_muster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1611,7 @@ func (x *DecideRequest) String() string {
 func (*DecideRequest) ProtoMessage() {}
 
 func (x *DecideRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[15]
+	mi := &file_muster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1624,7 @@ func (x *DecideRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideRequest.ProtoReflect.Descriptor instead.
 func (*DecideRequest) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{15}
+	return file_muster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DecideRequest) GetInput() []byte {
@@ -1257,7 +1656,7 @@ type DecideResponse struct {
 
 func (x *DecideResponse) Reset() {
 	*x = DecideResponse{}
-	mi := &file_muster_proto_msgTypes[16]
+	mi := &file_muster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1269,7 +1668,7 @@ func (x *DecideResponse) String() string {
 func (*DecideResponse) ProtoMessage() {}
 
 func (x *DecideResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[16]
+	mi := &file_muster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1282,7 +1681,7 @@ func (x *DecideResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideResponse.ProtoReflect.Descriptor instead.
 func (*DecideResponse) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{16}
+	return file_muster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DecideResponse) GetAllow() bool {
@@ -1353,7 +1752,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_muster_proto_msgTypes[17]
+	mi := &file_muster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1764,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[17]
+	mi := &file_muster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1777,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{17}
+	return file_muster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Problem) GetCode() string {
@@ -1456,7 +1855,7 @@ type WatchRequest_Begin struct {
 
 func (x *WatchRequest_Begin) Reset() {
 	*x = WatchRequest_Begin{}
-	mi := &file_muster_proto_msgTypes[19]
+	mi := &file_muster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1867,7 @@ func (x *WatchRequest_Begin) String() string {
 func (*WatchRequest_Begin) ProtoMessage() {}
 
 func (x *WatchRequest_Begin) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[19]
+	mi := &file_muster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1880,7 @@ func (x *WatchRequest_Begin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest_Begin.ProtoReflect.Descriptor instead.
 func (*WatchRequest_Begin) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{12, 0}
+	return file_muster_proto_rawDescGZIP(), []int{16, 0}
 }
 
 func (x *WatchRequest_Begin) GetWatch() uint64 {
@@ -1522,7 +1921,7 @@ type Problem_Field struct {
 
 func (x *Problem_Field) Reset() {
 	*x = Problem_Field{}
-	mi := &file_muster_proto_msgTypes[20]
+	mi := &file_muster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1534,7 +1933,7 @@ func (x *Problem_Field) String() string {
 func (*Problem_Field) ProtoMessage() {}
 
 func (x *Problem_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_proto_msgTypes[20]
+	mi := &file_muster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1547,7 +1946,7 @@ func (x *Problem_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem_Field.ProtoReflect.Descriptor instead.
 func (*Problem_Field) Descriptor() ([]byte, []int) {
-	return file_muster_proto_rawDescGZIP(), []int{17, 0}
+	return file_muster_proto_rawDescGZIP(), []int{21, 0}
 }
 
 func (x *Problem_Field) GetPointer() string {
@@ -1568,7 +1967,7 @@ var File_muster_proto protoreflect.FileDescriptor
 
 const file_muster_proto_rawDesc = "" +
 	"\n" +
-	"\fmuster.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\"\xfb\x04\n" +
+	"\fmuster.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xd4\x05\n" +
 	"\bInstance\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x0e\n" +
@@ -1592,17 +1991,53 @@ const file_muster_proto_rawDesc = "" +
 	"\n" +
 	"updated_at\x18\x12 \x01(\tR\tupdatedAt\x12\x1d\n" +
 	"\n" +
-	"created_by\x18\x13 \x01(\tR\tcreatedBy\x1a;\n" +
+	"created_by\x18\x13 \x01(\tR\tcreatedBy\x128\n" +
+	"\fcheck_states\x18\x14 \x03(\v2\x15.muster.v1.CheckStateR\vcheckStates\x12\x1d\n" +
+	"\n" +
+	"own_status\x18\x15 \x01(\tR\townStatus\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\t\n" +
-	"\a_weight\"}\n" +
+	"\a_weight\"\xf9\x04\n" +
 	"\x05Check\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06target\x18\x03 \x01(\tR\x06target\x12\x1a\n" +
 	"\binterval\x18\x04 \x01(\tR\binterval\x12\x18\n" +
-	"\atimeout\x18\x05 \x01(\tR\atimeout\"z\n" +
+	"\atimeout\x18\x05 \x01(\tR\atimeout\x12\x0e\n" +
+	"\x02id\x18\x06 \x01(\tR\x02id\x12\x14\n" +
+	"\x05notes\x18\a \x01(\tR\x05notes\x12\x10\n" +
+	"\x03ttl\x18\b \x01(\tR\x03ttl\x12\x18\n" +
+	"\aservice\x18\t \x01(\tR\aservice\x12\x16\n" +
+	"\x06method\x18\n" +
+	" \x01(\tR\x06method\x127\n" +
+	"\aheaders\x18\v \x03(\v2\x1d.muster.v1.Check.HeadersEntryR\aheaders\x12\x12\n" +
+	"\x04body\x18\f \x01(\tR\x04body\x12)\n" +
+	"\x06expect\x18\r \x01(\v2\x11.muster.v1.ExpectR\x06expect\x12%\n" +
+	"\x03tls\x18\x0e \x01(\v2\x13.muster.v1.CheckTLSR\x03tls\x128\n" +
+	"\x18failures_before_critical\x18\x0f \x01(\x05R\x16failuresBeforeCritical\x128\n" +
+	"\x18successes_before_passing\x18\x10 \x01(\x05R\x16successesBeforePassing\x12%\n" +
+	"\x0einitial_status\x18\x11 \x01(\tR\rinitialStatus\x1aV\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.ListValueR\x05value:\x028\x01\"4\n" +
+	"\x06Expect\x12\x16\n" +
+	"\x06status\x18\x01 \x03(\x05R\x06status\x12\x12\n" +
+	"\x04body\x18\x02 \x01(\tR\x04body\"\\\n" +
+	"\bCheckTLS\x12\x1f\n" +
+	"\vserver_name\x18\x01 \x01(\tR\n" +
+	"serverName\x12\x0e\n" +
+	"\x02ca\x18\x02 \x01(\tR\x02ca\x12\x1f\n" +
+	"\vskip_verify\x18\x03 \x01(\bR\n" +
+	"skipVerify\"\x87\x01\n" +
+	"\n" +
+	"CheckState\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\tR\x06status\x12\x16\n" +
+	"\x06output\x18\x03 \x01(\tR\x06output\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\x12\x1d\n" +
+	"\n" +
+	"changed_at\x18\x05 \x01(\tR\tchangedAt\"z\n" +
 	"\tCondition\x12\x19\n" +
 	"\x05match\x18\x01 \x01(\x04H\x00R\x05match\x88\x01\x01\x12\x1f\n" +
 	"\vcreate_only\x18\x02 \x01(\bR\n" +
@@ -1616,11 +2051,14 @@ const file_muster_proto_rawDesc = "" +
 	"\x10RegisterResponse\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.muster.v1.InstanceR\binstance\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x18\n" +
-	"\acreated\x18\x03 \x01(\bR\acreated\"Z\n" +
+	"\acreated\x18\x03 \x01(\bR\acreated\"\xa0\x01\n" +
 	"\x10HeartbeatRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x0e\n" +
-	"\x02id\x18\x03 \x01(\tR\x02id\"A\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x14\n" +
+	"\x05check\x18\x04 \x01(\tR\x05check\x12\x16\n" +
+	"\x06status\x18\x05 \x01(\tR\x06status\x12\x16\n" +
+	"\x06output\x18\x06 \x01(\tR\x06output\"A\n" +
 	"\x11HeartbeatResponse\x12,\n" +
 	"\aproblem\x18\x01 \x01(\v2\x12.muster.v1.ProblemR\aproblem\"\x8f\x01\n" +
 	"\x11DeregisterRequest\x12\x1c\n" +
@@ -1644,13 +2082,19 @@ const file_muster_proto_rawDesc = "" +
 	"\x04zone\x18\x05 \x01(\tR\x04zone\x12\x1d\n" +
 	"\n" +
 	"any_status\x18\x06 \x01(\bR\tanyStatus\x12,\n" +
-	"\areading\x18\a \x01(\v2\x12.muster.v1.ReadingR\areading\"\xbf\x01\n" +
+	"\areading\x18\a \x01(\v2\x12.muster.v1.ReadingR\areading\"\xf0\x01\n" +
 	"\x0fResolveResponse\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x121\n" +
 	"\tinstances\x18\x04 \x03(\v2\x13.muster.v1.InstanceR\tinstances\x12%\n" +
-	"\x0estate_revision\x18\x05 \x01(\x04R\rstateRevision\"\xd7\x01\n" +
+	"\x0estate_revision\x18\x05 \x01(\x04R\rstateRevision\x12/\n" +
+	"\blocality\x18\x06 \x01(\v2\x13.muster.v1.LocalityR\blocality\"[\n" +
+	"\bLocality\x12\x12\n" +
+	"\x04zone\x18\x01 \x01(\tR\x04zone\x12\x1c\n" +
+	"\tinstances\x18\x02 \x01(\rR\tinstances\x12\x1d\n" +
+	"\n" +
+	"spill_over\x18\x03 \x01(\bR\tspillOver\"\xd7\x01\n" +
 	"\fWatchRequest\x125\n" +
 	"\x05begin\x18\x01 \x01(\v2\x1d.muster.v1.WatchRequest.BeginH\x00R\x05begin\x12\x18\n" +
 	"\x06cancel\x18\x02 \x01(\x04H\x00R\x06cancel\x1ak\n" +
@@ -1726,64 +2170,76 @@ func file_muster_proto_rawDescGZIP() []byte {
 	return file_muster_proto_rawDescData
 }
 
-var file_muster_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_muster_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_muster_proto_goTypes = []any{
 	(*Instance)(nil),            // 0: muster.v1.Instance
 	(*Check)(nil),               // 1: muster.v1.Check
-	(*Condition)(nil),           // 2: muster.v1.Condition
-	(*RegisterRequest)(nil),     // 3: muster.v1.RegisterRequest
-	(*RegisterResponse)(nil),    // 4: muster.v1.RegisterResponse
-	(*HeartbeatRequest)(nil),    // 5: muster.v1.HeartbeatRequest
-	(*HeartbeatResponse)(nil),   // 6: muster.v1.HeartbeatResponse
-	(*DeregisterRequest)(nil),   // 7: muster.v1.DeregisterRequest
-	(*DeregisterResponse)(nil),  // 8: muster.v1.DeregisterResponse
-	(*Reading)(nil),             // 9: muster.v1.Reading
-	(*ResolveRequest)(nil),      // 10: muster.v1.ResolveRequest
-	(*ResolveResponse)(nil),     // 11: muster.v1.ResolveResponse
-	(*WatchRequest)(nil),        // 12: muster.v1.WatchRequest
-	(*WatchResponse)(nil),       // 13: muster.v1.WatchResponse
-	(*Event)(nil),               // 14: muster.v1.Event
-	(*DecideRequest)(nil),       // 15: muster.v1.DecideRequest
-	(*DecideResponse)(nil),      // 16: muster.v1.DecideResponse
-	(*Problem)(nil),             // 17: muster.v1.Problem
-	nil,                         // 18: muster.v1.Instance.MetadataEntry
-	(*WatchRequest_Begin)(nil),  // 19: muster.v1.WatchRequest.Begin
-	(*Problem_Field)(nil),       // 20: muster.v1.Problem.Field
-	(*durationpb.Duration)(nil), // 21: google.protobuf.Duration
+	(*Expect)(nil),              // 2: muster.v1.Expect
+	(*CheckTLS)(nil),            // 3: muster.v1.CheckTLS
+	(*CheckState)(nil),          // 4: muster.v1.CheckState
+	(*Condition)(nil),           // 5: muster.v1.Condition
+	(*RegisterRequest)(nil),     // 6: muster.v1.RegisterRequest
+	(*RegisterResponse)(nil),    // 7: muster.v1.RegisterResponse
+	(*HeartbeatRequest)(nil),    // 8: muster.v1.HeartbeatRequest
+	(*HeartbeatResponse)(nil),   // 9: muster.v1.HeartbeatResponse
+	(*DeregisterRequest)(nil),   // 10: muster.v1.DeregisterRequest
+	(*DeregisterResponse)(nil),  // 11: muster.v1.DeregisterResponse
+	(*Reading)(nil),             // 12: muster.v1.Reading
+	(*ResolveRequest)(nil),      // 13: muster.v1.ResolveRequest
+	(*ResolveResponse)(nil),     // 14: muster.v1.ResolveResponse
+	(*Locality)(nil),            // 15: muster.v1.Locality
+	(*WatchRequest)(nil),        // 16: muster.v1.WatchRequest
+	(*WatchResponse)(nil),       // 17: muster.v1.WatchResponse
+	(*Event)(nil),               // 18: muster.v1.Event
+	(*DecideRequest)(nil),       // 19: muster.v1.DecideRequest
+	(*DecideResponse)(nil),      // 20: muster.v1.DecideResponse
+	(*Problem)(nil),             // 21: muster.v1.Problem
+	nil,                         // 22: muster.v1.Instance.MetadataEntry
+	nil,                         // 23: muster.v1.Check.HeadersEntry
+	(*WatchRequest_Begin)(nil),  // 24: muster.v1.WatchRequest.Begin
+	(*Problem_Field)(nil),       // 25: muster.v1.Problem.Field
+	(*durationpb.Duration)(nil), // 26: google.protobuf.Duration
+	(*structpb.ListValue)(nil),  // 27: google.protobuf.ListValue
 }
 var file_muster_proto_depIdxs = []int32{
-	18, // 0: muster.v1.Instance.metadata:type_name -> muster.v1.Instance.MetadataEntry
+	22, // 0: muster.v1.Instance.metadata:type_name -> muster.v1.Instance.MetadataEntry
 	1,  // 1: muster.v1.Instance.checks:type_name -> muster.v1.Check
-	0,  // 2: muster.v1.RegisterRequest.instance:type_name -> muster.v1.Instance
-	2,  // 3: muster.v1.RegisterRequest.condition:type_name -> muster.v1.Condition
-	0,  // 4: muster.v1.RegisterResponse.instance:type_name -> muster.v1.Instance
-	17, // 5: muster.v1.HeartbeatResponse.problem:type_name -> muster.v1.Problem
-	2,  // 6: muster.v1.DeregisterRequest.condition:type_name -> muster.v1.Condition
-	21, // 7: muster.v1.Reading.max_staleness:type_name -> google.protobuf.Duration
-	21, // 8: muster.v1.Reading.wait:type_name -> google.protobuf.Duration
-	9,  // 9: muster.v1.ResolveRequest.reading:type_name -> muster.v1.Reading
-	0,  // 10: muster.v1.ResolveResponse.instances:type_name -> muster.v1.Instance
-	19, // 11: muster.v1.WatchRequest.begin:type_name -> muster.v1.WatchRequest.Begin
-	14, // 12: muster.v1.WatchResponse.events:type_name -> muster.v1.Event
-	17, // 13: muster.v1.WatchResponse.ended:type_name -> muster.v1.Problem
-	20, // 14: muster.v1.Problem.errors:type_name -> muster.v1.Problem.Field
-	3,  // 15: muster.v1.Registry.Register:input_type -> muster.v1.RegisterRequest
-	5,  // 16: muster.v1.Registry.Heartbeat:input_type -> muster.v1.HeartbeatRequest
-	7,  // 17: muster.v1.Registry.Deregister:input_type -> muster.v1.DeregisterRequest
-	10, // 18: muster.v1.Registry.Resolve:input_type -> muster.v1.ResolveRequest
-	12, // 19: muster.v1.Registry.Watch:input_type -> muster.v1.WatchRequest
-	15, // 20: muster.v1.Registry.Decide:input_type -> muster.v1.DecideRequest
-	4,  // 21: muster.v1.Registry.Register:output_type -> muster.v1.RegisterResponse
-	6,  // 22: muster.v1.Registry.Heartbeat:output_type -> muster.v1.HeartbeatResponse
-	8,  // 23: muster.v1.Registry.Deregister:output_type -> muster.v1.DeregisterResponse
-	11, // 24: muster.v1.Registry.Resolve:output_type -> muster.v1.ResolveResponse
-	13, // 25: muster.v1.Registry.Watch:output_type -> muster.v1.WatchResponse
-	16, // 26: muster.v1.Registry.Decide:output_type -> muster.v1.DecideResponse
-	21, // [21:27] is the sub-list for method output_type
-	15, // [15:21] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	4,  // 2: muster.v1.Instance.check_states:type_name -> muster.v1.CheckState
+	23, // 3: muster.v1.Check.headers:type_name -> muster.v1.Check.HeadersEntry
+	2,  // 4: muster.v1.Check.expect:type_name -> muster.v1.Expect
+	3,  // 5: muster.v1.Check.tls:type_name -> muster.v1.CheckTLS
+	0,  // 6: muster.v1.RegisterRequest.instance:type_name -> muster.v1.Instance
+	5,  // 7: muster.v1.RegisterRequest.condition:type_name -> muster.v1.Condition
+	0,  // 8: muster.v1.RegisterResponse.instance:type_name -> muster.v1.Instance
+	21, // 9: muster.v1.HeartbeatResponse.problem:type_name -> muster.v1.Problem
+	5,  // 10: muster.v1.DeregisterRequest.condition:type_name -> muster.v1.Condition
+	26, // 11: muster.v1.Reading.max_staleness:type_name -> google.protobuf.Duration
+	26, // 12: muster.v1.Reading.wait:type_name -> google.protobuf.Duration
+	12, // 13: muster.v1.ResolveRequest.reading:type_name -> muster.v1.Reading
+	0,  // 14: muster.v1.ResolveResponse.instances:type_name -> muster.v1.Instance
+	15, // 15: muster.v1.ResolveResponse.locality:type_name -> muster.v1.Locality
+	24, // 16: muster.v1.WatchRequest.begin:type_name -> muster.v1.WatchRequest.Begin
+	18, // 17: muster.v1.WatchResponse.events:type_name -> muster.v1.Event
+	21, // 18: muster.v1.WatchResponse.ended:type_name -> muster.v1.Problem
+	25, // 19: muster.v1.Problem.errors:type_name -> muster.v1.Problem.Field
+	27, // 20: muster.v1.Check.HeadersEntry.value:type_name -> google.protobuf.ListValue
+	6,  // 21: muster.v1.Registry.Register:input_type -> muster.v1.RegisterRequest
+	8,  // 22: muster.v1.Registry.Heartbeat:input_type -> muster.v1.HeartbeatRequest
+	10, // 23: muster.v1.Registry.Deregister:input_type -> muster.v1.DeregisterRequest
+	13, // 24: muster.v1.Registry.Resolve:input_type -> muster.v1.ResolveRequest
+	16, // 25: muster.v1.Registry.Watch:input_type -> muster.v1.WatchRequest
+	19, // 26: muster.v1.Registry.Decide:input_type -> muster.v1.DecideRequest
+	7,  // 27: muster.v1.Registry.Register:output_type -> muster.v1.RegisterResponse
+	9,  // 28: muster.v1.Registry.Heartbeat:output_type -> muster.v1.HeartbeatResponse
+	11, // 29: muster.v1.Registry.Deregister:output_type -> muster.v1.DeregisterResponse
+	14, // 30: muster.v1.Registry.Resolve:output_type -> muster.v1.ResolveResponse
+	17, // 31: muster.v1.Registry.Watch:output_type -> muster.v1.WatchResponse
+	20, // 32: muster.v1.Registry.Decide:output_type -> muster.v1.DecideResponse
+	27, // [27:33] is the sub-list for method output_type
+	21, // [21:27] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_muster_proto_init() }
@@ -1792,8 +2248,8 @@ func file_muster_proto_init() {
 		return
 	}
 	file_muster_proto_msgTypes[0].OneofWrappers = []any{}
-	file_muster_proto_msgTypes[2].OneofWrappers = []any{}
-	file_muster_proto_msgTypes[12].OneofWrappers = []any{
+	file_muster_proto_msgTypes[5].OneofWrappers = []any{}
+	file_muster_proto_msgTypes[16].OneofWrappers = []any{
 		(*WatchRequest_Begin_)(nil),
 		(*WatchRequest_Cancel)(nil),
 	}
@@ -1803,7 +2259,7 @@ func file_muster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_proto_rawDesc), len(file_muster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -2,4 +2,4 @@
 // It is generated from muster.proto and refuses any logic of its own.
 package musterv1
 
-//go:generate protoc --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative muster.proto
+//go:generate make -C ../../.. generate

@@ -29,17 +29,6 @@ import (
 //go:embed *.rego
 var files embed.FS
 
-// Rule is what a rule says about itself.
-type Rule struct {
-	ID          string `json:"id"`
-	Severity    string `json:"severity"` // high, medium, low, info
-	OWASP       string `json:"owasp"`    // of the OWASP API Security Top 10, such as API2:2023
-	NIST        string `json:"nist"`     // publication and family of measures
-	Title       string `json:"title"`
-	Description string `json:"description"`
-	Package     string `json:"package"`
-}
-
 // Modules gives the source of the rules by file name.
 func Modules() (map[string]string, error) {
 	entries, err := files.ReadDir(".")
@@ -76,7 +65,7 @@ type Library struct {
 	compiler *ast.Compiler
 	query    ast.Body
 	asker    ast.QueryCompiler
-	rules    []Rule
+	rules    []definition.Rule
 	slots    chan struct{}
 
 	mu     sync.Mutex // guards the two below
@@ -106,7 +95,7 @@ func New(o Options) (*Library, error) {
 			return nil, err
 		}
 	}
-	slices.SortFunc(l.rules, func(a, b Rule) int {
+	slices.SortFunc(l.rules, func(a, b definition.Rule) int {
 		return cmp.Or(cmp.Compare(len(a.OWASP), len(b.OWASP)), strings.Compare(a.OWASP, b.OWASP), strings.Compare(a.ID, b.ID))
 	})
 	l.compiler = ast.NewCompiler()
@@ -119,7 +108,7 @@ func New(o Options) (*Library, error) {
 }
 
 // appendRules reads the annotations of a module's rules.
-func appendRules(rules []Rule, m *ast.Module) ([]Rule, error) {
+func appendRules(rules []definition.Rule, m *ast.Module) ([]definition.Rule, error) {
 	for _, a := range m.Annotations {
 		if a.Scope != "rule" || a.Custom["id"] == nil {
 			continue
@@ -128,7 +117,7 @@ func appendRules(rules []Rule, m *ast.Module) ([]Rule, error) {
 		if err != nil {
 			return nil, err
 		}
-		r := Rule{Title: a.Title, Description: a.Description, Package: strings.TrimPrefix(m.Package.Path.String(), "data.")}
+		r := definition.Rule{Title: a.Title, Description: a.Description, Package: strings.TrimPrefix(m.Package.Path.String(), "data.")}
 		if err := json.Unmarshal(custom, &r); err != nil {
 			return nil, err
 		}
@@ -138,7 +127,7 @@ func appendRules(rules []Rule, m *ast.Module) ([]Rule, error) {
 }
 
 // Rules lists the rules by OWASP reference and id.
-func (l *Library) Rules() []Rule { return slices.Clone(l.rules) }
+func (l *Library) Rules() []definition.Rule { return slices.Clone(l.rules) }
 
 // Review judges a definition under the settings in the data of a policy
 // revision, which may be nil. A definition that cannot be judged gets one

@@ -1,4 +1,4 @@
-package rest
+package door
 
 import (
 	"net/url"
@@ -8,9 +8,9 @@ import (
 	"github.com/muster-registry/muster/fault"
 )
 
-// checkPath refuses a path that could be read in two ways. What passes is
+// CheckPath refuses a path that could be read in two ways. What passes is
 // matched, authorised and served in one and the same form.
-func checkPath(u *url.URL) error {
+func CheckPath(u *url.URL) error {
 	p := u.Path
 	if p == "" || p[0] != '/' {
 		return fault.New(fault.BadPath, "the path must begin with /")
@@ -49,8 +49,8 @@ func checkPath(u *url.URL) error {
 	}
 }
 
-// printable reports whether s is valid UTF-8 without control characters.
-func printable(s string) bool {
+// Printable reports whether s is valid UTF-8 without control characters.
+func Printable(s string) bool {
 	if !utf8.ValidString(s) {
 		return false
 	}
