@@ -123,9 +123,10 @@ func (k *Keeper) rebuild(now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.on, k.last, k.stood = true, now, 0
-	clear(k.byKey)
-	k.queue = nil
-	k.state.Registry().EachInstance(func(in *registry.Instance) bool {
+	reg := k.state.Registry()
+	n := reg.Counts().Instances // most of which have a lease
+	k.byKey, k.queue = make(map[Key]*deadline, n), make(queue, 0, n)
+	reg.EachInstance(func(in *registry.Instance) bool {
 		k.follow(in, now, true)
 		return true
 	})

@@ -2,16 +2,19 @@ package registry
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // scanner reads an instance's record in exactly the form in which seal writes
 // it, at a small part of what a general decoder costs: a node that starts or
 // restores reads hundreds of thousands. Whatever deviates makes it bad, which is
 // no mistake of the record's: json.Unmarshal decides on that. What it takes,
-// json.Unmarshal would take too, and read alike.
+// json.Unmarshal would take too, and read alike. Strings that are a record's own
+// are parts of its JSON, which nobody changes and which it keeps anyway.
 type scanner struct {
 	rest  []byte
 	bad   bool
@@ -24,6 +27,9 @@ type scanner struct {
 type words struct {
 	shared    map[string]string
 	durations map[string]Duration
+
+	lately string   // the last list as it was written, with its closing bracket
+	list   []string // what it holds; not to be changed
 }
 
 const maxWords = 4096
@@ -67,9 +73,9 @@ func (s *scanner) instance(rec *Instance) bool {
 	s.lit(`,"service":"`)
 	rec.Service = s.likely(s.of.Service)
 	s.lit(`,"id":"`)
-	rec.ID = string(s.text())
+	rec.ID = part(s.text())
 	s.lit(`,"address":"`)
-	rec.Address = string(s.text())
+	rec.Address = part(s.text())
 	s.lit(`,"port":`)
 	rec.Port = int(s.number(9))
 	s.lit(`,"version":"`)
@@ -177,20 +183,34 @@ func (s *scanner) number(digits int) uint64 {
 	return v
 }
 
-// list takes strings up to the closing bracket; nil for none.
+// part is a string of the bytes themselves: those of a record's JSON never change.
+func part(p []byte) string {
+	if len(p) == 0 {
+		return "" // which holds no JSON in memory
+	}
+	return unsafe.String(&p[0], len(p))
+}
+
+// list takes strings up to the closing bracket; nil for none. Records that
+// follow each other mostly have the same ones, and share them.
 func (s *scanner) list() (all []string) {
 	if s.have(`]`) {
 		return nil
 	}
+	if s.words.lately != "" && s.have(s.words.lately) {
+		return s.words.list
+	}
+	from := s.rest
 	for !s.bad {
 		s.lit(`"`)
 		all = append(all, s.words.get(s.text()))
-		if s.have(`]`) {
-			break
+		if s.have(`]`) && !s.bad {
+			s.words.lately, s.words.list = part(from[:len(from)-len(s.rest)]), slices.Clip(all)
+			return s.words.list
 		}
 		s.lit(`,`)
 	}
-	return all
+	return nil
 }
 
 // members takes them up to the closing brace; nil for none.
@@ -203,7 +223,7 @@ func (s *scanner) members() map[string]string {
 		s.lit(`"`)
 		key := s.words.get(s.text())
 		s.lit(`:"`)
-		all[key] = string(s.text())
+		all[key] = part(s.text())
 		if len(all) != n {
 			s.bad = true // a name twice
 		}
