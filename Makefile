@@ -35,15 +35,18 @@ peers: build
 	@for mod in peers/*/go.mod; do [ -e "$$mod" ] || continue; echo "$$mod"; (cd $$(dirname $$mod) && $(GO) vet ./... && $(GO) test -timeout 12m ./...) || exit 1; done
 
 # Every decoder of foreign bytes, for a short time each; FUZZTIME=2m for a long one, FUZZ=./quota for one room. What is found
-# is written into testdata/fuzz beside the test: mend it, and keep the file as a test.
+# is written into testdata/fuzz beside the test: mend it, and keep the file as a test. Until Go 1.27 a target may fail for nothing
+# but that its time is over (go.dev/issue/75804); it is tried again then by a number of inputs, which has no time.
 FUZZTIME ?= 3s
 FUZZ     ?= .
 fuzz:
 	@mkdir -p bin
 	@targets=$$(grep -roE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' $(FUZZ) | sed -E 's|^([^:]*)/[^/:]*:func |\1 |' | sort); \
 	[ -n "$$targets" ] || { echo "no fuzz target below $(FUZZ)"; exit 1; }; \
+	try() { $(GO) test -vet=off -run '^$$' -fuzz "^$$target$$" -fuzztime "$$1" -parallel 2 -timeout 5m "./$$folder" >bin/fuzz.log 2>&1; }; \
+	late() { grep -qx '    context deadline exceeded' bin/fuzz.log && ! grep -q 'Failing input' bin/fuzz.log; }; \
 	echo "$$targets" | while read -r folder target; do \
-		$(GO) test -vet=off -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -parallel 2 -timeout 5m "./$$folder" >bin/fuzz.log 2>&1 || { cat bin/fuzz.log; exit 1; }; \
+		try $(FUZZTIME) || { late && try 3000x; } || { cat bin/fuzz.log; exit 1; }; \
 		echo "$$target $$folder: $$(grep -o 'execs: [0-9]*' bin/fuzz.log | tail -n 1)"; \
 	done
 
