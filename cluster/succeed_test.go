@@ -114,3 +114,81 @@ func TestOneWhoCannotReachTheLeaderDeposesNobody(t *testing.T) {
 		t.Errorf("the leader of term %d was deposed; the term is %d", term, now)
 	}
 }
+
+// TestFirstElectionNeedsNoHeartbeat founds a cluster, and starts all of it
+// again, with times that Raft does not wait out here: where nobody has heard of
+// a leader, none is waited for. A split vote is left to Raft's time, as above.
+func TestFirstElectionNeedsNoHeartbeat(t *testing.T) {
+	const patience = 20 * time.Second
+	for range 4 {
+		l := newLab(t)
+		l.tune = func(cfg *Config) { cfg.Timing.Heartbeat, cfg.Timing.Election = patience, patience }
+		began := time.Now()
+		nodes := l.form(3)
+		founded := time.Since(began)
+		_, err := l.leader(nodes...).Propose(t.Context(), put("before", "v"))
+		must(t, err)
+		var cfgs []Config
+		for _, n := range nodes {
+			l.crash(n)
+			n.cfg.Join = l.seeds
+			cfgs = append(cfgs, n.cfg)
+		}
+		began = time.Now()
+		for i, cfg := range cfgs {
+			nodes[i] = l.start(cfg)
+		}
+		_, err = l.leader(nodes...).Propose(t.Context(), put("after", "v"))
+		must(t, err)
+		again := time.Since(began)
+		t.Logf("founded after %s, led again after %s", founded.Round(time.Millisecond), again.Round(time.Millisecond))
+		if founded < patience && again < patience {
+			return
+		}
+	}
+	t.Error("the nodes waited for the heartbeats of a leader that could not be")
+}
+
+// TestOneWhoHearsNoLeaderDeposesNobody: a node that starts and cannot be
+// reached by the leader asks the others, who have one.
+func TestOneWhoHearsNoLeaderDeposesNobody(t *testing.T) {
+	l := newLab(t)
+	var refused atomic.Value // the address that the leader cannot reach
+	refused.Store("")
+	var dials atomic.Int64
+	var leading atomic.Value
+	leading.Store("")
+	l.tune = func(cfg *Config) {
+		dial, id := cfg.Dial, cfg.NodeID
+		cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if leading.Load() == id && refused.Load() == address {
+				dials.Add(1)
+				return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.EHOSTUNREACH}
+			}
+			return dial(ctx, network, address)
+		}
+	}
+	nodes := l.form(3)
+	leader := l.leader(nodes...)
+	term := leader.Term()
+	follower := nodes[0]
+	if follower == leader {
+		follower = nodes[1]
+	}
+	leading.Store(leader.ID())
+	refused.Store(follower.Address())
+	l.crash(follower)
+	cfg := follower.cfg
+	cfg.Join = l.seeds
+	follower = l.start(cfg)
+	before := dials.Load()
+	l.eventually("the leader has tried to reach it several times", func() error {
+		if n := dials.Load() - before; n < 10 {
+			return fmt.Errorf("%d dials", n)
+		}
+		return nil
+	})
+	if now := leader.Term(); now != term || !leader.IsLeader() {
+		t.Errorf("the leader of term %d was deposed; the term is %d", term, now)
+	}
+}
