@@ -59,7 +59,7 @@ func (c *Cluster) state() *wire.State {
 		Id: c.cfg.NodeID, Instance: c.instance, ClusterId: c.machine.ClusterID(), HasState: c.hasState(),
 		BootstrapExpect: uint32(c.cfg.BootstrapExpect), Address: c.Address(), Term: c.raft.CurrentTerm(),
 		Applied: c.machine.AppliedIndex(), Commit: c.raft.CommitIndex(), Leader: leader,
-		Ready: c.Ready() == nil, LastContactMs: -1, Extra: c.cfg.StatusExtra(), Format: c.cfg.Format, Disk: c.disk, LastIndex: c.raft.LastIndex(),
+		Ready: c.Ready() == nil, LastContactMs: -1, Extra: c.cfg.StatusExtra(), Format: c.cfg.Format, Disk: c.disk,
 	}
 	if last := c.raft.LastContact(); c.raft.State() == raft.Leader {
 		s.LastContactMs = 0

@@ -31,7 +31,6 @@ const (
 // This is about speed alone. Who leads is decided by votes as ever; an election
 // that was not needed costs one.
 func (c *Cluster) succeed() {
-	c.first()
 	for {
 		if id, term, ok := c.watched(); ok {
 			c.outlive(id)
@@ -52,74 +51,6 @@ func (c *Cluster) watched() (leader string, term uint64, ok bool) {
 	own, is := c.server(c.cfg.NodeID)
 	ok = known && leader != c.cfg.NodeID && is && own.Suffrage == raft.Voter && c.abstains() == nil && c.voters() > 2
 	return leader, term, ok
-}
-
-// first stands for election at once where no leader can be: a majority of the
-// voters has been started and has heard of none since, as when a cluster is
-// founded, or all of it comes back. Raft would wait for the heartbeats of a
-// leader for one to two times its time-out, after each node's state was loaded.
-//
-// As with succession, votes, terms and logs decide.
-func (c *Cluster) first() {
-	for c.unled() {
-		term := c.raft.CurrentTerm()
-		if rank, ok := c.together(); ok {
-			select {
-			case <-time.After(time.Duration(rank) * succeedStagger):
-			case <-c.done:
-				return
-			}
-			if c.unled() && c.raft.CurrentTerm() == term && c.raft.State() == raft.Follower {
-				c.log.Info("no voter has heard of a leader since it started; this node stands for election", "term", term)
-				c.timeoutNow()
-			}
-		}
-		select {
-		case <-c.done:
-			return
-		case <-time.After(succeedLook):
-		}
-	}
-}
-
-// unled tells whether this node has neither heard of a leader since its start
-// nor voted for one.
-func (c *Cluster) unled() bool {
-	_, led := c.Leader()
-	return !led && c.raft.LastContact().IsZero()
-}
-
-// together asks the other voters, and tells whether a majority of all is as
-// unled as this node, and its place among those: the longest log first.
-func (c *Cluster) together() (rank int, ok bool) {
-	own, is := c.server(c.cfg.NodeID)
-	if !is || own.Suffrage != raft.Voter || c.abstains() != nil || c.raft.State() != raft.Follower {
-		return 0, false
-	}
-	ctx, cancel := context.WithTimeout(c.life, succeedAsk)
-	defer cancel()
-	mine := c.state()
-	voters, said := 0, make(chan *wire.State)
-	for _, s := range c.configuration() {
-		if s.Suffrage != raft.Voter {
-			continue
-		}
-		if voters++; string(s.ID) != c.cfg.NodeID {
-			go func() { said <- c.ask(ctx, string(s.ID), c.member(string(s.ID))) }()
-		}
-	}
-	agree := 1
-	for range voters - 1 {
-		s := <-said
-		if s == nil || s.Leader != "" || s.LastContactMs >= 0 {
-			continue
-		}
-		agree++
-		if s.LastIndex > mine.LastIndex || s.LastIndex == mine.LastIndex && s.Id < mine.Id {
-			rank++
-		}
-	}
-	return rank, agree > voters/2
 }
 
 // outlive returns when the stream to the leader has ended, or another leads.
@@ -160,12 +91,6 @@ func (c *Cluster) stand(leader string, term uint64) {
 		return // another was quicker
 	}
 	c.log.Info("the leader's process is gone; this node stands for election", "leader", leader, "term", term)
-	c.timeoutNow()
-}
-
-// timeoutNow tells this node's Raft what a leader tells the one that it hands
-// over to: stand for election now.
-func (c *Cluster) timeoutNow() {
 	own := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(c.cfg.NodeID), Addr: []byte(c.Address())}
 	answer := make(chan raft.RPCResponse, 1)
 	select {

@@ -498,9 +498,7 @@ type State struct {
 	// The newest replicated format it knows; 0: from before this was said.
 	Format uint32 `protobuf:"varint,14,opt,name=format,proto3" json:"format,omitempty"`
 	// Identity of its data directory.
-	Disk string `protobuf:"bytes,15,opt,name=disk,proto3" json:"disk,omitempty"`
-	// Of its Raft log; 0: from before this was said.
-	LastIndex     uint64 `protobuf:"varint,16,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	Disk          string `protobuf:"bytes,15,opt,name=disk,proto3" json:"disk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -638,13 +636,6 @@ func (x *State) GetDisk() string {
 		return x.Disk
 	}
 	return ""
-}
-
-func (x *State) GetLastIndex() uint64 {
-	if x != nil {
-		return x.LastIndex
-	}
-	return 0
 }
 
 // Join asks the leader to take the caller in, or to note its new address.
@@ -998,7 +989,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x04file\x18\x01 \x01(\tR\x04file\x12\x10\n" +
 	"\x03row\x18\x02 \x01(\x03R\x03row\x12\x10\n" +
 	"\x03col\x18\x03 \x01(\x03R\x03col\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\xb1\x03\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\x92\x03\n" +
 	"\x05State\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x1d\n" +
@@ -1016,9 +1007,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x0flast_contact_ms\x18\f \x01(\x03R\rlastContactMs\x12\x14\n" +
 	"\x05extra\x18\r \x01(\fR\x05extra\x12\x16\n" +
 	"\x06format\x18\x0e \x01(\rR\x06format\x12\x12\n" +
-	"\x04disk\x18\x0f \x01(\tR\x04disk\x12\x1d\n" +
-	"\n" +
-	"last_index\x18\x10 \x01(\x04R\tlastIndex\"\xb4\x01\n" +
+	"\x04disk\x18\x0f \x01(\tR\x04disk\"\xb4\x01\n" +
 	"\x04Join\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x1d\n" +
